@@ -1,0 +1,69 @@
+//! Generates the protobuf types of ONNX from `proto/onnx-ml.proto` (as published with onnx 1.23.2)
+//! and, from the same descriptor, the table of known fields that `src/onnx/wire.rs` walks.
+//! protox parses the schema, so no `protoc` is needed.
+
+use std::{env, fmt::Write as _, fs, path::PathBuf};
+
+use prost_build::Config;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto/onnx-ml.proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let descriptors = protox::compile(["onnx-ml.proto"], ["proto"])?;
+
+    fs::write(out.join("fields.rs"), field_table(&descriptors)?)?;
+    Config::new()
+        .bytes([".onnx"])
+        .default_package_filename("onnx")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// `pub static FIELDS: &[(message, &[(field number, kind)])]`, messages and fields in schema order.
+/// The kind is the nested message's name for a message field and a class of scalars otherwise.
+fn field_table(
+    descriptors: &protox::prost_reflect::prost_types::FileDescriptorSet,
+) -> Result<String, std::fmt::Error> {
+    use protox::prost_reflect::prost_types::field_descriptor_proto::Type;
+
+    let mut text = String::from("pub(super) static MESSAGES: &[Message] = &[\n");
+    let mut pending: Vec<(String, &protox::prost_reflect::prost_types::DescriptorProto)> = Vec::new();
+    for file in &descriptors.file {
+        for message in &file.message_type {
+            pending.push((format!(".{}.{}", file.package(), message.name()), message));
+        }
+    }
+    let mut next = 0;
+    while let Some((path, message)) = pending.get(next).cloned() {
+        next += 1;
+        for nested in &message.nested_type {
+            pending.push((format!("{path}.{}", nested.name()), nested));
+        }
+    }
+    for (path, message) in &pending {
+        writeln!(text, "    Message {{ name: {:?}, fields: &[", message.name())?;
+        for field in &message.field {
+            let kind = match field.r#type() {
+                Type::Message => {
+                    let target = pending.iter().position(|(name, _)| name == field.type_name());
+                    format!("Kind::Message({})", target.unwrap_or(0))
+                }
+                Type::String => "Kind::Text".to_owned(),
+                Type::Bytes => "Kind::Bytes".to_owned(),
+                Type::Float | Type::Fixed32 | Type::Sfixed32 => "Kind::Fixed32".to_owned(),
+                Type::Double | Type::Fixed64 | Type::Sfixed64 => "Kind::Fixed64".to_owned(),
+                _ => "Kind::Varint".to_owned(),
+            };
+            writeln!(
+                text,
+                "        Field {{ number: {}, name: {:?}, kind: {kind} }},",
+                field.number(),
+                field.name()
+            )?;
+        }
+        let _ = path;
+        text.push_str("    ] },\n");
+    }
+    text.push_str("];\n");
+    Ok(text)
+}
