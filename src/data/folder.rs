@@ -1,0 +1,72 @@
+//! Samples in folders of ONNX test data: `test_data_set_N/input_M.pb`, one TensorProto a file.
+
+use std::path::{Path, PathBuf};
+
+use prost::Message as _;
+use sha2::{Digest, Sha256};
+
+use super::inputs::{fit, inputs};
+use super::{Array, Label, Sample};
+use crate::error::{Error, Result};
+use crate::onnx::proto::TensorProto;
+use crate::onnx::{Model, hex, map_file, tensor};
+
+/// Reads every `test_data_set_*` below `path`, or `path` itself if it is one; gives a digest of the files too.
+pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> {
+    let mut sets: Vec<PathBuf> = entries(path)?
+        .into_iter()
+        .filter(|entry| entry.is_dir() && file_name(entry).starts_with("test_data_set"))
+        .collect();
+    sets.sort_by_key(|set| number_in(&file_name(set)));
+    if sets.is_empty() {
+        sets.push(path.to_owned());
+    }
+    let specs = inputs(model)?;
+    let mut hasher = Sha256::new();
+    let mut samples = Vec::with_capacity(sets.len());
+    for set in sets {
+        let mut files: Vec<PathBuf> = entries(&set)?
+            .into_iter()
+            .filter(|file| file_name(file).starts_with("input_") && file_name(file).ends_with(".pb"))
+            .collect();
+        files.sort_by_key(|file| number_in(&file_name(file)));
+        let shown = file_name(&set);
+        if files.len() != specs.len() {
+            let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+            return Err(Error::format(
+                shown,
+                format!("{} input_*.pb files, the model has {} inputs", files.len(), specs.len()),
+            )
+            .help(format!("one file for each of: {}", names.join(", "))));
+        }
+        let mut taken = Vec::with_capacity(specs.len());
+        for (file, by_position) in files.iter().zip(&specs) {
+            let bytes = map_file(file)?;
+            hasher.update(&bytes);
+            let proto = TensorProto::decode(bytes)
+                .map_err(|error| Error::format(file.display().to_string(), format!("no tensor: {error}")))?;
+            let spec = specs.iter().find(|spec| spec.name == proto.name()).unwrap_or(by_position);
+            let data_type = tensor::data_type(&proto)
+                .ok_or_else(|| Error::format(file.display().to_string(), "unknown element type"))?;
+            let array = Array { data_type, shape: tensor::shape(&proto)?, bytes: tensor::payload(&proto)? };
+            taken.push((spec.name.clone(), fit(spec, array)?));
+        }
+        let place = |name: &str| specs.iter().position(|spec| spec.name == name);
+        taken.sort_by_key(|(name, _)| place(name));
+        samples.push(Sample { inputs: taken, label: Label::None });
+    }
+    Ok((samples, hex(&hasher.finalize())))
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let list = folder.read_dir().map_err(|error| Error::io(folder, &error))?;
+    Ok(list.flatten().map(|entry| entry.path()).collect())
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn number_in(name: &str) -> u64 {
+    name.chars().filter(char::is_ascii_digit).collect::<String>().parse().unwrap_or(u64::MAX)
+}

@@ -1,0 +1,23 @@
+//! Running a graph on samples, as the deployed model would.
+//!
+//! tract knows no INT4 and no blocks: weights are decoded before the hand-over, under the names that the
+//! dequantized values have in the graph, so that original and rewritten model have one topology and get the
+//! same optimizations. The deployed variant adds what ONNX Runtime's fused kernels do to activations.
+
+mod activation;
+mod fusion;
+mod lower;
+mod refuse;
+mod runtime;
+
+pub use fusion::{Fusion, fusion};
+pub use runtime::{Output, Runner, hush_panics};
+
+/// Which arithmetic a [`Runner`] computes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// Weights as decoded, activations in float32: what the weights alone cost.
+    WeightsOnly,
+    /// As a default ONNX Runtime session: fused nodes round their activations to int8 by row and block.
+    Deployed,
+}

@@ -1,0 +1,19 @@
+//! Who produces and consumes what, which stored tensors are weights, what each is for, and where each could
+//! be replaced by a quantized one.
+//!
+//! A [`Site`] is one use of a weight that efq can encode, with the weight as a normalized `[K,N]` view;
+//! everything that later rooms need to know about ONNX is said there. An [`Inventory`] lists every weight
+//! with all its uses: sites, and the others with the reason why they stay.
+
+mod index;
+mod operand;
+mod roles;
+mod site;
+mod sweep;
+mod values;
+
+pub use index::{Index, Use};
+pub use operand::{Operand, Origin, constant_integers, constant_tensor, operand};
+pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory, is_float, subject};
+pub use sweep::sweep;
+pub use values::{Values, stored};

@@ -1,0 +1,217 @@
+//! Constants seen through the chains that exporters put between a weight and its use: Identity, Cast,
+//! Transpose, Reshape, Squeeze and Unsqueeze become strides on the stored tensor.
+
+use super::index::Index;
+use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
+use crate::onnx::{node, tensor};
+
+/// Longest chain that is followed.
+const CHAIN: usize = 16;
+
+/// Where a constant is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Origin {
+    /// Index among the graph's initializers.
+    Initializer(usize),
+    /// Index of a Constant node.
+    Constant(usize),
+}
+
+/// A constant as a consumer sees it: a strided view of the stored elements.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Operand {
+    /// Where the elements are.
+    pub origin: Origin,
+    /// Type in which they are stored.
+    pub stored: DataType,
+    /// Type that the consumer receives.
+    pub delivered: DataType,
+    /// Sizes as the consumer sees them.
+    pub dims: Vec<usize>,
+    /// Elements to step in the stored tensor, by dimension.
+    pub strides: Vec<usize>,
+}
+
+impl Operand {
+    fn dense(origin: Origin, stored: &TensorProto) -> Option<Self> {
+        let data_type = tensor::data_type(stored)?;
+        let dims = tensor::shape(stored).ok()?;
+        let strides = row_major(&dims);
+        Some(Self { origin, stored: data_type, delivered: data_type, dims, strides })
+    }
+
+    fn is_row_major(&self) -> bool {
+        self.strides == row_major(&self.dims) || self.dims.contains(&0)
+    }
+}
+
+/// The stored tensor of `origin`.
+pub fn stored<'g>(index: &Index<'g>, origin: Origin) -> Option<&'g TensorProto> {
+    match origin {
+        Origin::Initializer(at) => index.graph().initializer.get(at),
+        Origin::Constant(at) => constant_tensor(index.node(at)?),
+    }
+}
+
+/// The tensor of a Constant node that has one.
+pub fn constant_tensor(node: &NodeProto) -> Option<&TensorProto> {
+    node::is(node, "Constant").then(|| node::attribute(node, "value")?.t.as_ref())?
+}
+
+/// The constant that `value` is, or `None` if it is computed at run time or may be overridden.
+pub fn operand(index: &Index<'_>, value: &str) -> Option<Operand> {
+    resolve(index, value, CHAIN)
+}
+
+/// Integers of a constant shape, axes or index input.
+pub fn constant_integers(index: &Index<'_>, value: &str) -> Option<Vec<i64>> {
+    let found = operand(index, value)?;
+    if !found.is_row_major() {
+        return None;
+    }
+    tensor::integers(stored(index, found.origin)?)
+}
+
+fn resolve(index: &Index<'_>, value: &str, left: usize) -> Option<Operand> {
+    if let Some((at, stored)) = index.initializer(value) {
+        return if index.is_overridable(value) {
+            None
+        } else {
+            Operand::dense(Origin::Initializer(at), stored)
+        };
+    }
+    let (at, producer) = index.producer(value)?;
+    if left == 0 || !node::is_default_domain(producer) {
+        return None;
+    }
+    if let Some(stored) = constant_tensor(producer) {
+        return Operand::dense(Origin::Constant(at), stored);
+    }
+    let inner = || resolve(index, producer.input.first()?, left - 1);
+    match producer.op_type() {
+        "Identity" => inner(),
+        "Cast" => cast(inner()?, producer),
+        "Transpose" => transpose(inner()?, producer),
+        "Reshape" => {
+            let sizes = match node::ints(producer, "shape") {
+                Some(sizes) => sizes.to_vec(),
+                None => constant_integers(index, producer.input.get(1)?)?,
+            };
+            reshape(inner()?, producer, &sizes)
+        }
+        "Squeeze" => squeeze(inner()?, axes(index, producer)),
+        "Unsqueeze" => unsqueeze(inner()?, &axes(index, producer)?),
+        _ => None,
+    }
+}
+
+fn axes(index: &Index<'_>, producer: &NodeProto) -> Option<Vec<i64>> {
+    match node::ints(producer, "axes") {
+        Some(axes) => Some(axes.to_vec()),
+        None => constant_integers(index, producer.input.get(1).filter(|name| !name.is_empty())?),
+    }
+}
+
+/// A cast is seen through where no value of the stored type is lost.
+fn cast(mut inner: Operand, producer: &NodeProto) -> Option<Operand> {
+    use DataType as D;
+    let to = DataType::try_from(i32::try_from(node::int(producer, "to", 0)).ok()?).ok()?;
+    let exact = match (inner.delivered, to) {
+        (from, to) if from == to => true,
+        (D::Float16 | D::Bfloat16, D::Float | D::Double) | (D::Float, D::Double) => true,
+        // The decoder gives float32 in any case.
+        (D::Double, D::Float) => true,
+        _ => false,
+    };
+    inner.delivered = to;
+    exact.then_some(inner)
+}
+
+fn transpose(inner: Operand, producer: &NodeProto) -> Option<Operand> {
+    let rank = inner.dims.len();
+    let order: Vec<usize> = match node::ints(producer, "perm") {
+        Some(perm) => perm.iter().map(|p| usize::try_from(*p).ok()).collect::<Option<_>>()?,
+        None => (0..rank).rev().collect(),
+    };
+    let mut seen = order.clone();
+    seen.sort_unstable();
+    if !seen.iter().copied().eq(0..rank) {
+        return None;
+    }
+    let pick = |from: &[usize]| order.iter().map(|p| from.get(*p).copied()).collect::<Option<Vec<_>>>();
+    Some(Operand { dims: pick(&inner.dims)?, strides: pick(&inner.strides)?, ..inner })
+}
+
+fn reshape(inner: Operand, producer: &NodeProto, sizes: &[i64]) -> Option<Operand> {
+    if !inner.is_row_major() {
+        return None;
+    }
+    let total: usize = inner.dims.iter().product();
+    let keep_zero = node::int(producer, "allowzero", 0) != 0;
+    let mut dims = Vec::with_capacity(sizes.len());
+    let mut open = None;
+    for (at, size) in sizes.iter().enumerate() {
+        dims.push(match size {
+            -1 if open.is_none() => {
+                open = Some(at);
+                1
+            }
+            0 if !keep_zero => *inner.dims.get(at)?,
+            size => usize::try_from(*size).ok()?,
+        });
+    }
+    let known = dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))?;
+    if let Some(at) = open {
+        *dims.get_mut(at)? = total.checked_div(known)?;
+    }
+    let product = dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))?;
+    (product == total).then(|| Operand { strides: row_major(&dims), dims, ..inner })
+}
+
+fn squeeze(inner: Operand, axes: Option<Vec<i64>>) -> Option<Operand> {
+    let rank = inner.dims.len();
+    let drop: Vec<usize> = match axes {
+        Some(axes) => axes.iter().map(|axis| position(*axis, rank)).collect::<Option<_>>()?,
+        None => (0..rank).filter(|at| inner.dims.get(*at) == Some(&1)).collect(),
+    };
+    if drop.iter().any(|at| inner.dims.get(*at) != Some(&1)) {
+        return None;
+    }
+    let keep = |from: &[usize]| {
+        from.iter().enumerate().filter(|(at, _)| !drop.contains(at)).map(|(_, v)| *v).collect()
+    };
+    Some(Operand { dims: keep(&inner.dims), strides: keep(&inner.strides), ..inner })
+}
+
+fn unsqueeze(inner: Operand, axes: &[i64]) -> Option<Operand> {
+    let rank = inner.dims.len() + axes.len();
+    let mut at: Vec<usize> = axes.iter().map(|axis| position(*axis, rank)).collect::<Option<_>>()?;
+    at.sort_unstable();
+    at.dedup();
+    if at.len() != axes.len() {
+        return None;
+    }
+    let (mut dims, mut strides) = (inner.dims.clone(), inner.strides.clone());
+    for axis in at {
+        if axis > dims.len() {
+            return None;
+        }
+        strides.insert(axis, strides.get(axis).zip(dims.get(axis)).map_or(1, |(s, d)| s * d));
+        dims.insert(axis, 1);
+    }
+    Some(Operand { dims, strides, ..inner })
+}
+
+fn position(axis: i64, rank: usize) -> Option<usize> {
+    let rank = i64::try_from(rank).ok()?;
+    let axis = if axis < 0 { axis + rank } else { axis };
+    (0..rank).contains(&axis).then_some(axis as usize)
+}
+
+fn row_major(dims: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; dims.len()];
+    for at in (1..dims.len()).rev() {
+        strides[at - 1] = strides[at] * dims[at].max(1);
+    }
+    strides
+}

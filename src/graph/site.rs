@@ -1,0 +1,294 @@
+//! Sites: every use of a stored weight that can be replaced by a quantized one, and, for every other use,
+//! the reason why not.
+
+use std::collections::HashMap;
+
+use super::index::{Index, Use};
+use super::operand::{Operand, Origin, operand, stored};
+use super::roles;
+use crate::onnx::proto::{NodeProto, tensor_proto::DataType};
+use crate::onnx::{Model, node, node_subject, tensor};
+use crate::role::Role;
+
+/// Constant nodes below this many elements are numbers of the graph, not weights.
+const CONSTANT_ELEMENTS: usize = 512;
+
+/// The operation that uses a weight, with what its encoding must take over.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Form {
+    /// `Y = X · W`, W as the right operand.
+    MatMul,
+    /// `Y = alpha · X · W + beta · C` (transB already resolved into the view of W).
+    Gemm { alpha: f32, beta: f32 },
+    /// Rows of the table W, by axis 0.
+    Gather,
+}
+
+/// A use of a weight that efq can encode.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// The slot in the main graph.
+    pub at: Use,
+    /// What the node computes.
+    pub form: Form,
+    /// The weight as this node sees it.
+    pub operand: Operand,
+    /// Rows: the dimension summed over, or the entries of a table.
+    pub k: usize,
+    /// Columns: the outputs of a linear, or the width of a table.
+    pub n: usize,
+}
+
+/// One use of a weight.
+#[derive(Debug, Clone, PartialEq)]
+pub enum WeightUse {
+    /// Index into [`Inventory::sites`].
+    Site(usize),
+    /// A use that stays as it is.
+    Other {
+        /// Operator, or "graph output".
+        operator: String,
+        /// Why it cannot be encoded.
+        obstacle: String,
+    },
+}
+
+/// A stored tensor: an initializer, or a Constant node of [`CONSTANT_ELEMENTS`] elements or more.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    /// Where it is stored.
+    pub origin: Origin,
+    /// Its name; that of its output for a Constant node.
+    pub name: String,
+    /// Sizes as stored.
+    pub dims: Vec<usize>,
+    /// Type as stored.
+    pub data_type: DataType,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// What it is for; of several uses, the first.
+    pub role: Role,
+    /// Every use in the main graph.
+    pub uses: Vec<WeightUse>,
+}
+
+/// Every weight of a model, and every site.
+#[derive(Debug, Clone, Default)]
+pub struct Inventory {
+    /// Initializers in file order, then Constant nodes in node order.
+    pub weights: Vec<Weight>,
+    /// In node order.
+    pub sites: Vec<Site>,
+    /// Role of each site.
+    pub roles: Vec<Role>,
+}
+
+/// Finds the weights of `model`'s main graph and the sites that use them.
+pub fn inventory(model: &Model) -> Inventory {
+    let index = Index::new(model.graph(), model.proto.ir_version());
+    let mut sites = Vec::new();
+    let mut obstacles = HashMap::new();
+    for (at, node) in model.graph().node.iter().enumerate() {
+        match candidate(&index, at, node) {
+            Candidate::None => {}
+            Candidate::Site(site) => sites.push(site),
+            Candidate::Obstacle(input, why) => {
+                obstacles.insert(Use { node: at, input }, why);
+            }
+        }
+    }
+    let by_use: HashMap<Use, usize> = sites.iter().enumerate().map(|(i, site)| (site.at, i)).collect();
+    let roles = roles::assign(&index, &sites);
+    let mut weights = Vec::new();
+    let initializers = (0..model.graph().initializer.len()).map(Origin::Initializer);
+    let constants = (0..model.graph().node.len()).map(Origin::Constant);
+    for origin in initializers.chain(constants) {
+        let Some(tensor) = stored(&index, origin) else { continue };
+        let Some(weight) = weight(&index, origin, tensor, &by_use, &obstacles, &roles) else { continue };
+        weights.push(weight);
+    }
+    Inventory { weights, sites, roles: roles.sites }
+}
+
+fn weight(
+    index: &Index<'_>,
+    origin: Origin,
+    tensor: &crate::onnx::proto::TensorProto,
+    by_use: &HashMap<Use, usize>,
+    obstacles: &HashMap<Use, String>,
+    roles: &roles::Roles,
+) -> Option<Weight> {
+    let data_type = tensor::data_type(tensor)?;
+    let dims = tensor::shape(tensor).ok()?;
+    let name = match origin {
+        Origin::Initializer(_) => tensor.name().to_owned(),
+        Origin::Constant(at) => {
+            let is_weight = is_float(data_type) && dims.iter().product::<usize>() >= CONSTANT_ELEMENTS;
+            index.node(at)?.output.first().filter(|_| is_weight)?.clone()
+        }
+    };
+    let mut leaves = Vec::new();
+    leaf_uses(index, &name, 0, &mut leaves);
+    leaves.sort();
+    let mut role = None;
+    let mut uses = Vec::new();
+    for leaf in leaves {
+        let (operator, obstacle) = match leaf {
+            Leaf::Output => ("graph output".to_owned(), "it is a graph output".to_owned()),
+            Leaf::Body(at) => {
+                let operator = index.node(at).map_or("", |node| node.op_type());
+                (operator.to_owned(), format!("used inside the body of {operator}"))
+            }
+            Leaf::Slot(slot) => {
+                let found = by_use.get(&slot);
+                role = role.or_else(|| match found {
+                    Some(site) => roles.sites.get(*site).copied(),
+                    None => Some(roles::of_slot(index, slot, &dims)),
+                });
+                if let Some(site) = found {
+                    uses.push(WeightUse::Site(*site));
+                    continue;
+                }
+                let node = index.node(slot.node)?;
+                let why = obstacles.get(&slot).cloned();
+                (node.op_type().to_owned(), why.unwrap_or_else(|| reason(node, data_type, dims.len())))
+            }
+        };
+        uses.push(WeightUse::Other { operator, obstacle });
+    }
+    let bytes = tensor::payload_len(tensor).ok()? as u64;
+    Some(Weight { origin, name, dims, data_type, bytes, role: role.unwrap_or(Role::Other), uses })
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Leaf {
+    Slot(Use),
+    Body(usize),
+    Output,
+}
+
+/// The uses of `value` at the ends of the chains that [`operand`] sees through.
+fn leaf_uses(index: &Index<'_>, value: &str, depth: usize, found: &mut Vec<Leaf>) {
+    if index.is_output(value) {
+        found.push(Leaf::Output);
+    }
+    found.extend(index.captured_by(value).iter().map(|at| Leaf::Body(*at)));
+    for slot in index.consumers(value) {
+        let through = index.node(slot.node).filter(|node| {
+            slot.input == 0
+                && depth < 16
+                && node::is_default_domain(node)
+                && matches!(
+                    node.op_type(),
+                    "Identity" | "Cast" | "Transpose" | "Reshape" | "Squeeze" | "Unsqueeze"
+                )
+        });
+        match through.and_then(|node| node.output.first()) {
+            Some(next) if operand(index, next).is_some() => leaf_uses(index, next, depth + 1, found),
+            _ => found.push(Leaf::Slot(*slot)),
+        }
+    }
+}
+
+enum Candidate {
+    None,
+    Site(Site),
+    Obstacle(usize, String),
+}
+
+fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
+    if !node::is_default_domain(node) {
+        return Candidate::None;
+    }
+    let (input, form) = match node.op_type() {
+        "MatMul" => (1, Form::MatMul),
+        "Gemm" => {
+            let (alpha, beta) = (node::float(node, "alpha", 1.0), node::float(node, "beta", 1.0));
+            (1, Form::Gemm { alpha, beta })
+        }
+        "Gather" => (0, Form::Gather),
+        _ => return Candidate::None,
+    };
+    let Some(mut weight) = node.input.get(input).and_then(|name| operand(index, name)) else {
+        return overridable(index, node, input);
+    };
+    let at = Use { node: at, input };
+    let other = node.input.get(1 - input).map_or("", String::as_str);
+    if operand(index, other).is_some() {
+        return Candidate::Obstacle(input, "both operands are constant: it is folded at load".to_owned());
+    }
+    let refused = |why: &str| Candidate::Obstacle(input, why.to_owned());
+    if !is_float(weight.stored) {
+        return refused("not a floating-point tensor");
+    }
+    if !matches!(weight.delivered, DataType::Float | DataType::Float16) {
+        return refused("INT4 stands for float32 and float16 only");
+    }
+    if weight.dims.len() != 2 {
+        return refused(&format!("{} dimensions: only matrices are encoded", weight.dims.len()));
+    }
+    if weight.dims.contains(&0) {
+        return refused("it is empty");
+    }
+    match form {
+        Form::Gather if node::int(node, "axis", 0) != 0 => {
+            return refused("gathered by another axis than rows");
+        }
+        Form::Gemm { alpha, beta } => {
+            if node::int(node, "transA", 0) != 0 {
+                return refused("Gemm with transA=1 is not fused");
+            }
+            if !alpha.is_finite() || !beta.is_finite() {
+                return refused("Gemm with a factor that is not finite");
+            }
+            if node::int(node, "transB", 0) != 0 {
+                weight.dims.swap(0, 1);
+                weight.strides.swap(0, 1);
+            }
+        }
+        _ => {}
+    }
+    if !matches!(form, Form::Gather) {
+        if index.producer(other).is_some_and(|(_, producer)| producer.op_type() == "DequantizeLinear") {
+            return refused("its activation is quantized already");
+        }
+        let output = node.output.first().map_or("", String::as_str);
+        let quantized = |slot: &Use| index.node(slot.node).is_some_and(|n| n.op_type() == "QuantizeLinear");
+        if index.consumers(output).iter().any(quantized) {
+            return refused("its output is quantized already");
+        }
+    }
+    let (k, n) = (weight.dims[0], weight.dims[1]);
+    Candidate::Site(Site { at, form, operand: weight, k, n })
+}
+
+fn overridable(index: &Index<'_>, node: &NodeProto, input: usize) -> Candidate {
+    match node.input.get(input) {
+        Some(name) if index.initializer(name).is_some() && index.is_overridable(name) => Candidate::Obstacle(
+            input,
+            "also a graph input, so a caller may replace it: remove it from the inputs".to_owned(),
+        ),
+        _ => Candidate::None,
+    }
+}
+
+fn reason(node: &NodeProto, data_type: DataType, rank: usize) -> String {
+    if !is_float(data_type) {
+        return format!("{} is not a weight type", tensor::type_name(data_type));
+    }
+    match node.op_type() {
+        "MatMul" if rank == 2 => "the left operand of MatMul is not fused".to_owned(),
+        op if rank < 2 => format!("{op} parameter of {rank} dimensions"),
+        op => format!("{op} weights are not encoded"),
+    }
+}
+
+/// Whether the type is one in which weights are stored.
+pub fn is_float(data_type: DataType) -> bool {
+    matches!(data_type, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
+}
+
+/// How messages name the node of `site`.
+pub fn subject(model: &Model, site: &Site) -> String {
+    model.graph().node.get(site.at.node).map_or_else(String::new, node_subject)
+}

@@ -1,0 +1,67 @@
+//! Removing what nothing uses any more, so that no replaced weight stays in the file.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::onnx::proto::ModelProto;
+use crate::onnx::{node, walk};
+
+/// Removes, from the main graph, chain nodes and constants without a use, initializers without a use (unless
+/// they are also graph inputs), and what was said about values that are gone.
+pub fn sweep(model: &mut ModelProto) {
+    let Some(graph) = &mut model.graph else { return };
+    let mut uses: HashMap<String, usize> = HashMap::new();
+    for name in graph.output.iter().map(|output| output.name().to_owned()) {
+        *uses.entry(name).or_default() += 1;
+    }
+    for node in &graph.node {
+        for name in node.input.iter().filter(|name| !name.is_empty()) {
+            *uses.entry(name.clone()).or_default() += 1;
+        }
+    }
+    walk::bodies(&graph.node, &mut |body| {
+        let inner = body.node.iter().flat_map(|node| node.input.iter().cloned());
+        for name in inner.chain(body.output.iter().map(|output| output.name().to_owned())) {
+            *uses.entry(name).or_default() += 1;
+        }
+    });
+    let used = |uses: &HashMap<String, usize>, name: &str| uses.get(name).is_some_and(|count| *count > 0);
+
+    let mut gone = vec![false; graph.node.len()];
+    for (at, node) in graph.node.iter().enumerate().rev() {
+        let removable = node::is_default_domain(node)
+            && matches!(
+                node.op_type(),
+                "Identity" | "Cast" | "Transpose" | "Reshape" | "Squeeze" | "Unsqueeze" | "Constant"
+            );
+        if !removable || node.output.iter().any(|name| used(&uses, name)) {
+            continue;
+        }
+        if let Some(flag) = gone.get_mut(at) {
+            *flag = true;
+        }
+        for name in &node.input {
+            if let Some(count) = uses.get_mut(name) {
+                *count -= 1;
+            }
+        }
+    }
+    let mut flags = gone.iter();
+    graph.node.retain(|_| !flags.next().copied().unwrap_or(false));
+    let inputs: HashSet<String> = graph.input.iter().map(|input| input.name().to_owned()).collect();
+    graph.initializer.retain(|tensor| used(&uses, tensor.name()) || inputs.contains(tensor.name()));
+    let produced: HashSet<&str> = graph
+        .node
+        .iter()
+        .flat_map(|node| &node.output)
+        .map(String::as_str)
+        .chain(graph.initializer.iter().map(|tensor| tensor.name()))
+        .chain(inputs.iter().map(String::as_str))
+        .collect();
+    let keep: Vec<bool> = graph.value_info.iter().map(|value| produced.contains(value.name())).collect();
+    let annotated: Vec<bool> =
+        graph.quantization_annotation.iter().map(|note| produced.contains(note.tensor_name())).collect();
+    let mut flags = keep.into_iter();
+    graph.value_info.retain(|_| flags.next().unwrap_or(true));
+    let mut flags = annotated.into_iter();
+    graph.quantization_annotation.retain(|_| flags.next().unwrap_or(true));
+}

@@ -1,0 +1,72 @@
+//! The values of a site's weight as a matrix, read where they are stored.
+
+use bytes::Bytes;
+
+use super::operand::{Origin, constant_tensor};
+use super::site::{Form, Site};
+use crate::error::{Error, Result};
+use crate::onnx::proto::{TensorProto, tensor_proto::DataType};
+use crate::onnx::{Model, tensor};
+use crate::quant::{Element, Layout, Matrix};
+
+/// The stored bytes of a weight and how a site looks at them.
+pub struct Values {
+    bytes: Bytes,
+    element: Element,
+    layout: Layout,
+    factor: f32,
+}
+
+impl Values {
+    /// The weight of `site` as `[K,N]`, with the factor of a Gemm's alpha.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Format`] when the payload cannot be read.
+    pub fn of(model: &Model, site: &Site) -> Result<Self> {
+        let tensor = stored(model, site.operand.origin)
+            .ok_or_else(|| Error::format("site", "its weight is not in the model"))?;
+        let element = match site.operand.stored {
+            DataType::Float => Element::F32,
+            DataType::Float16 => Element::F16,
+            DataType::Bfloat16 => Element::BF16,
+            DataType::Double => Element::F64,
+            other => {
+                return Err(Error::unsupported(
+                    tensor::subject(tensor),
+                    format!("{} weights are not quantized", tensor::type_name(other)),
+                ));
+            }
+        };
+        let strides = &site.operand.strides;
+        let layout = Layout {
+            offset: 0,
+            k: site.k,
+            n: site.n,
+            k_stride: strides.first().copied().unwrap_or(0),
+            n_stride: strides.get(1).copied().unwrap_or(0),
+        };
+        let factor = match site.form {
+            Form::Gemm { alpha, .. } => alpha,
+            _ => 1.0,
+        };
+        Ok(Self { bytes: tensor::payload(tensor)?, element, layout, factor })
+    }
+
+    /// The view.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Format`] when the view leaves the payload.
+    pub fn matrix(&self) -> Result<Matrix<'_>> {
+        Matrix::new(&self.bytes, self.element, self.layout)
+            .map(|matrix| matrix.scaled(self.factor))
+            .ok_or_else(|| Error::format("weight", "its view leaves its payload"))
+    }
+}
+
+/// The stored tensor of `origin` in the main graph of `model`.
+pub fn stored(model: &Model, origin: Origin) -> Option<&TensorProto> {
+    match origin {
+        Origin::Initializer(at) => model.graph().initializer.get(at),
+        Origin::Constant(at) => constant_tensor(model.graph().node.get(at)?),
+    }
+}

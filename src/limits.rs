@@ -1,0 +1,26 @@
+//! What efq accepts before it allocates: each limit is named in the error that it causes.
+
+/// Bytes of one `.onnx` file; protobuf itself ends at 2 GiB.
+pub const MODEL_BYTES: u64 = i32::MAX as u64;
+/// Nesting of protobuf messages (the depth at which prost itself gives up).
+pub const MESSAGE_DEPTH: usize = 100;
+/// Nesting of If, Loop and Scan bodies (ONNX Runtime loads 31 and refuses 32).
+pub const BODY_DEPTH: usize = 31;
+/// Fields of one file, of any message, before anything is built from them.
+pub const FIELDS: u64 = 40_000_000;
+/// Bytes of packed numbers outside `raw_data` (`float_data`, `ints` and the like).
+pub const PACKED_BYTES: u64 = 1 << 30;
+/// Nodes of a model, bodies and functions included.
+pub const NODES: usize = 1_000_000;
+/// Initializers of a model, bodies included.
+pub const INITIALIZERS: usize = 1_000_000;
+/// Dimensions of a tensor.
+pub const RANK: usize = 64;
+/// Bytes of a name.
+pub const NAME_BYTES: usize = 64 << 10;
+/// Uncompressed bytes of a sample file.
+pub const SAMPLE_BYTES: u64 = 16 << 30;
+/// Uncompressed over compressed bytes of an npz member.
+pub const COMPRESSION_RATIO: u64 = 1100;
+/// Bytes of a plan or preset file.
+pub const TEXT_BYTES: u64 = 256 << 20;

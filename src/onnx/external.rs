@@ -1,0 +1,146 @@
+//! Tensors stored beside the model: finding the file without leaving the model's folder, and slicing it.
+//!
+//! Rules: `external_data` in `proto/onnx-ml.proto`; the refusals answer CVE-2022-25882, CVE-2024-27318,
+//! CVE-2026-27489, CVE-2026-34446 and their kin.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::proto::TensorProto;
+use super::tensor;
+use crate::error::{Error, Result};
+
+/// The side files of one model, each mapped once.
+pub(super) struct SideFiles {
+    folder: Option<PathBuf>,
+    mapped: BTreeMap<PathBuf, Bytes>,
+}
+
+impl SideFiles {
+    /// `model` is the path of the `.onnx` file; `None` (a model from memory) has no side files.
+    pub(super) fn beside(model: Option<&Path>) -> Result<Self> {
+        let folder = match model {
+            None => None,
+            Some(path) => {
+                let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                Some(folder.canonicalize().map_err(|error| Error::io(folder, &error))?)
+            }
+        };
+        Ok(Self { folder, mapped: BTreeMap::new() })
+    }
+
+    /// The bytes that `tensor`'s `external_data` entries point at.
+    ///
+    /// # Errors
+    /// Unknown, repeated or missing keys; a location outside the folder, or that is not one regular file
+    /// with a single link; a range that the file does not hold.
+    pub(super) fn resolve(&mut self, tensor: &TensorProto) -> Result<Bytes> {
+        let subject = tensor::subject(tensor);
+        let mut entries: BTreeMap<&str, &str> = BTreeMap::new();
+        for entry in &tensor.external_data {
+            if !["location", "offset", "length", "checksum"].contains(&entry.key()) {
+                return Err(Error::format(subject, format!("unknown external_data key '{}'", entry.key())));
+            }
+            if entries.insert(entry.key(), entry.value()).is_some() {
+                return Err(Error::format(subject, format!("external_data key '{}' twice", entry.key())));
+            }
+        }
+        let location =
+            entries.get("location").ok_or_else(|| Error::format(&subject, "external_data has no location"))?;
+        let bytes = self.map(location).map_err(|error| error.within(&subject))?;
+        let number = |key: &str| match entries.get(key) {
+            None => Ok(None),
+            Some(text) => text.parse::<u64>().map(Some).map_err(|_| {
+                Error::format(&subject, format!("external_data {key} '{text}' is not a number of bytes"))
+            }),
+        };
+        let size = bytes.len() as u64;
+        let offset = number("offset")?.unwrap_or(0);
+        let expected = tensor::payload_len(tensor)? as u64;
+        let length = number("length")?.filter(|length| *length > 0 || expected == 0).unwrap_or(expected);
+        if length != expected {
+            return Err(Error::format(
+                subject,
+                format!("the shape {:?} takes {expected} bytes, external_data says {length}", tensor.dims),
+            ));
+        }
+        if offset > size || length > size - offset {
+            return Err(Error::format(
+                subject,
+                format!("bytes {offset} to {} of '{location}', which has {size}", offset.saturating_add(length)),
+            )
+            .help("the side file is cut short or belongs to another model"));
+        }
+        Ok(bytes.slice(offset as usize..(offset + length) as usize))
+    }
+
+    /// Total bytes of the side files in use.
+    pub(super) fn total(&self) -> u64 {
+        self.mapped.values().map(|bytes| bytes.len() as u64).sum()
+    }
+
+    /// Paths of the side files in use.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.mapped.keys().cloned().collect()
+    }
+
+    fn map(&mut self, location: &str) -> Result<Bytes> {
+        let Some(folder) = &self.folder else {
+            return Err(Error::format(format!("'{location}'"), "a model from memory has no side files"));
+        };
+        let named = |what: &str| Error::format(format!("external data '{location}'"), what.to_owned());
+        let relative = Path::new(location);
+        let plain = !location.is_empty()
+            && !location.contains(['\0', '\n', '\\', ':'])
+            && relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+        if !plain {
+            return Err(named("must be a file inside the model's folder"));
+        }
+        let path = folder.join(relative);
+        let real = path.canonicalize().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                named("no such file beside the model").help("download or copy it into the model's folder")
+            }
+            _ => Error::io(&path, &error),
+        })?;
+        if !real.starts_with(folder) {
+            return Err(named("leads out of the model's folder through a link"));
+        }
+        if let Some(bytes) = self.mapped.get(&real) {
+            return Ok(bytes.clone());
+        }
+        let meta = real.symlink_metadata().map_err(|error| Error::io(&real, &error))?;
+        if !meta.is_file() {
+            return Err(named("is not a regular file"));
+        }
+        #[cfg(unix)]
+        if std::os::unix::fs::MetadataExt::nlink(&meta) > 1 {
+            return Err(named("has more than one hard link").help("copy the file to give it one name"));
+        }
+        let bytes = map_file(&real)?;
+        self.mapped.insert(real, bytes.clone());
+        Ok(bytes)
+    }
+}
+
+/// Maps the regular file at `path` for reading.
+///
+/// # Errors
+/// [`crate::error::Kind::Io`].
+pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
+    let file = File::open(path).map_err(|error| Error::io(path, &error))?;
+    let meta = file.metadata().map_err(|error| Error::io(path, &error))?;
+    if !meta.is_file() {
+        return Err(Error::new(crate::error::Kind::Io, path.display().to_string(), "is not a regular file"));
+    }
+    if meta.len() == 0 {
+        return Ok(Bytes::new());
+    }
+    // SAFETY: the mapping is private and read-only. Another process that truncates the file while efq
+    // runs ends efq with a bus error; efq itself never writes to an input.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| Error::io(path, &error))?;
+    Ok(Bytes::from_owner(map))
+}

@@ -1,0 +1,130 @@
+//! Path → model: finding the file, mapping it, and decoding the graph without copying a weight.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::check::check;
+use super::external::{SideFiles, map_file};
+use super::model::{Checked, Model, Source};
+use super::proto::{ModelProto, tensor_proto::DataLocation};
+use super::{walk, wire};
+use crate::error::{Error, Result};
+use crate::limits;
+
+/// Where a folder as exporters write it keeps its model, first match first.
+const IN_FOLDER: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
+
+/// Loads and checks the model at `path`, a file or a folder that holds one.
+///
+/// Weights stay in the mapping: a 4 GB model costs its graph.
+///
+/// # Errors
+/// A file that is missing, empty, too large, of another kind, cut short or damaged; side files that are
+/// missing, too short or outside the folder; a graph that [`check`] refuses.
+pub fn load(path: &Path) -> Result<Checked<Model>> {
+    let path = find(path)?;
+    let name = path.display().to_string();
+    let size = path.metadata().map_err(|error| Error::io(&path, &error))?.len();
+    if size > limits::MODEL_BYTES {
+        return Err(Error::limit(name, format!("{size} bytes, a protobuf file ends at 2 GiB"))
+            .help("save the model with external data"));
+    }
+    let bytes = map_file(&path)?;
+    sniff(&bytes).map_err(|error| error.within(&name))?;
+    decode(bytes, Some(&path)).and_then(check).map_err(|error| error.within(&name))
+}
+
+/// Decodes and checks a model that lies in memory and has no side files.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_bytes(bytes: Bytes) -> Result<Checked<Model>> {
+    sniff(&bytes)?;
+    decode(bytes, None).and_then(check)
+}
+
+/// The model file that `path` means: itself, or the one in a folder.
+///
+/// # Errors
+/// A missing path, or a folder without, or with several, models.
+pub fn find(path: &Path) -> Result<PathBuf> {
+    let meta = path.metadata().map_err(|error| {
+        let shown = Error::io(path, &error);
+        if error.kind() == std::io::ErrorKind::NotFound { shown.help("check the path of the model") } else { shown }
+    })?;
+    if !meta.is_dir() {
+        return Ok(path.to_owned());
+    }
+    if let Some(file) = IN_FOLDER.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+        return Ok(file);
+    }
+    let mut models: Vec<String> = Vec::new();
+    for folder in [path.to_owned(), path.join("onnx")] {
+        let Ok(entries) = folder.read_dir() else { continue };
+        for entry in entries.flatten() {
+            if entry.path().extension().is_some_and(|end| end == "onnx") {
+                let shown = entry.path().strip_prefix(path).unwrap_or(&entry.path()).display().to_string();
+                models.push(shown);
+            }
+        }
+    }
+    models.sort();
+    let folder = path.display().to_string();
+    match models.as_slice() {
+        [] => Err(Error::caller(folder, "the folder holds no .onnx file")),
+        [only] => Ok(path.join(only)),
+        several => Err(Error::caller(folder, format!("the folder holds {} models", several.len()))
+            .help(format!("name one: {}", several.join(", ")))),
+    }
+}
+
+fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Model> {
+    let unknown = wire::scan(&bytes)?;
+    let mut proto = ModelProto::decode(bytes.clone())
+        .map_err(|error| Error::format("protobuf", format!("not a well-formed ONNX file: {error}")))?;
+    let mut side = SideFiles::beside(path)?;
+    walk::tensors_mut(&mut proto, &mut |tensor| {
+        if tensor.data_location() == DataLocation::External {
+            tensor.raw_data = Some(side.resolve(tensor)?);
+            tensor.external_data.clear();
+            tensor.data_location = None;
+        }
+        Ok::<_, Error>(())
+    })?;
+    let source = Source {
+        path: path.map(Path::to_owned).unwrap_or_default(),
+        bytes,
+        side_paths: side.paths(),
+        side_bytes: side.total(),
+        unknown,
+    };
+    Ok(Model { proto, source })
+}
+
+/// Names what is commonly mistaken for a model.
+fn sniff(bytes: &[u8]) -> Result<()> {
+    let head = &bytes[..bytes.len().min(512)];
+    let starts = |mark: &[u8]| head.starts_with(mark);
+    let text = !head.is_empty()
+        && std::str::from_utf8(head).is_ok_and(|text| {
+            !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+        });
+    let (what, help) = if bytes.is_empty() {
+        ("the file is empty", "an export or a download did not finish")
+    } else if starts(b"version https://git-lfs") {
+        ("a git-LFS pointer, not the model itself", "run `git lfs pull` where it came from")
+    } else if starts(b"PK\x03\x04") {
+        ("a zip archive, not an ONNX file", "unpack it first; a PyTorch .pt file must be exported to ONNX")
+    } else if starts(b"\x89HDF") {
+        ("an HDF5 file, not an ONNX file", "convert the Keras model with tf2onnx")
+    } else if starts(b"GGUF") {
+        ("a GGUF file, not an ONNX file", "efq reads ONNX only")
+    } else if text && (starts(b"<") || starts(b"{") || head.len() >= 16) {
+        ("a text file, not an ONNX file", "a download may have stored an error page")
+    } else {
+        return Ok(());
+    };
+    Err(Error::format("file", what).help(help))
+}

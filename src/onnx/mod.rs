@@ -1,0 +1,25 @@
+//! The file format: loading through a mapping, views of tensors, the check of what is well-formed, and
+//! saving that streams.
+//!
+//! A [`Model`] is the decoded graph; its weights are slices of the mapped file. [`Checked`] marks one that
+//! [`check()`] has found well-formed: every later room asks for it.
+
+mod check;
+mod encode;
+mod external;
+mod load;
+mod model;
+pub mod node;
+pub mod proto;
+pub mod save;
+pub mod tensor;
+pub mod walk;
+mod wire;
+
+pub use check::{check, node_subject};
+pub use encode::{LazyPart, field_len};
+pub(crate) use external::map_file;
+pub use load::{find, load, load_bytes};
+pub use model::{Checked, Model, hex, opset_version};
+pub use save::{Draft, Layout, Produce, SaveOptions, Saved, check_target, save};
+pub use wire::UnknownField;

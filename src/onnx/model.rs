@@ -1,0 +1,131 @@
+//! A model in memory: the decoded graph, with payloads that are slices of the mapped files.
+
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::proto::{GraphProto, ModelProto};
+use super::wire::UnknownField;
+
+/// A decoded model and where it came from.
+///
+/// After loading, every tensor has its bytes in the message itself, as a slice of a mapping: whether they
+/// came from the model file or from one beside it no longer matters to any reader.
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The protobuf message. `graph` is always present in a [`Checked`] model.
+    pub proto: ModelProto,
+    pub(super) source: Source,
+}
+
+/// The files a model was read from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Source {
+    pub(super) path: PathBuf,
+    pub(super) bytes: Bytes,
+    pub(super) side_paths: Vec<PathBuf>,
+    pub(super) side_bytes: u64,
+    pub(super) unknown: Vec<UnknownField>,
+}
+
+impl Model {
+    /// A model built in memory, without files.
+    pub fn from_proto(proto: ModelProto) -> Self {
+        Self { proto, source: Source::default() }
+    }
+
+    /// The main graph; an empty one stands in where the file has none (a [`Checked`] model always has one).
+    pub fn graph(&self) -> &GraphProto {
+        static EMPTY: GraphProto = empty_graph();
+        self.proto.graph.as_ref().unwrap_or(&EMPTY)
+    }
+
+    /// Path of the `.onnx` file; empty for a model built in memory.
+    pub fn path(&self) -> &Path {
+        &self.source.path
+    }
+
+    /// Paths of the files beside the model that hold its tensors.
+    pub fn side_paths(&self) -> &[PathBuf] {
+        &self.source.side_paths
+    }
+
+    /// Bytes on disk: the `.onnx` file and its side files.
+    pub fn size(&self) -> u64 {
+        self.source.bytes.len() as u64 + self.source.side_bytes
+    }
+
+    /// The `.onnx` file as it lies on disk.
+    pub fn file_bytes(&self) -> &Bytes {
+        &self.source.bytes
+    }
+
+    /// Fields of the file that ONNX's schema does not have; writing drops them.
+    pub fn unknown_fields(&self) -> &[UnknownField] {
+        &self.source.unknown
+    }
+
+    /// SHA-256 of the `.onnx` file as lower-case hex. Side files are not part of it.
+    pub fn digest(&self) -> String {
+        hex(&Sha256::digest(&self.source.bytes))
+    }
+
+    /// Version of the default operator set, 0 if the model imports none.
+    pub fn opset(&self) -> i64 {
+        opset_version(&self.proto.opset_import, "")
+    }
+}
+
+/// The version that `imports` give for `domain` ("" and "ai.onnx" are the same), 0 if none.
+pub fn opset_version(imports: &[super::proto::OperatorSetIdProto], domain: &str) -> i64 {
+    let canonical = |name: &str| if name == "ai.onnx" { String::new() } else { name.to_owned() };
+    imports
+        .iter()
+        .find(|import| canonical(import.domain()) == canonical(domain))
+        .map_or(0, |import| import.version())
+}
+
+/// Bytes as lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const fn empty_graph() -> GraphProto {
+    GraphProto {
+        node: Vec::new(),
+        name: None,
+        initializer: Vec::new(),
+        sparse_initializer: Vec::new(),
+        doc_string: None,
+        input: Vec::new(),
+        output: Vec::new(),
+        value_info: Vec::new(),
+        quantization_annotation: Vec::new(),
+        metadata_props: Vec::new(),
+    }
+}
+
+/// A value that [`super::check`] has found well-formed; it can be read, and changed only by giving up the mark.
+#[derive(Debug, Clone)]
+pub struct Checked<T>(T);
+
+impl<T> Checked<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value, to be changed and checked again.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<T> Deref for Checked<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}

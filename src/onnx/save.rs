@@ -1,0 +1,350 @@
+//! Model → file: payloads are produced while the file is written, the result replaces nothing unless asked
+//! to, and appears under its name only when it is complete.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tempfile::NamedTempFile;
+
+use super::encode::{LazyPart, Piece, encode};
+use super::model::hex;
+use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use crate::error::{Error, Result};
+use crate::limits;
+use crate::progress::Progress;
+
+/// Above this, weights go to a file beside the model: protobuf ends at 2 GiB.
+pub const INLINE_BYTES: u64 = 1_800_000_000;
+/// Shorter payloads stay in the model when there is a side file.
+const SIDE_BYTES: usize = 1 << 10;
+/// Alignment in the side file, and from which size on a tensor starts on a page of its own.
+const ALIGN: usize = 64;
+const PAGE: usize = 4096;
+
+/// Produces the payloads of one group, in the order of their part numbers.
+pub type Produce<'a> = Box<dyn Fn() -> Result<Vec<Vec<u8>>> + Send + Sync + 'a>;
+
+/// A model whose `lazy` initializers get their payload from `groups` while it is written.
+pub struct Draft<'a> {
+    /// Everything but the lazy payloads.
+    pub proto: ModelProto,
+    /// By main-graph initializer.
+    pub lazy: HashMap<String, LazyPart>,
+    /// What [`LazyPart::group`] indexes.
+    pub groups: Vec<Produce<'a>>,
+}
+
+impl Draft<'_> {
+    /// A draft of a model that is complete as it is.
+    pub fn complete(proto: ModelProto) -> Self {
+        Self { proto, lazy: HashMap::new(), groups: Vec::new() }
+    }
+}
+
+/// How to write.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SaveOptions {
+    /// Replace an existing file. Default: refuse.
+    pub overwrite: bool,
+    /// Put weights into `NAME_data` beside the model. Default: only above [`INLINE_BYTES`].
+    pub external: bool,
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// Bytes of the model file.
+    pub bytes: u64,
+    /// Bytes of the side file, 0 without one.
+    pub side_bytes: u64,
+    /// SHA-256 of the model file, lower-case hex.
+    pub sha256: String,
+}
+
+/// The pieces of the files that a draft becomes.
+pub struct Layout {
+    model: Vec<Piece>,
+    side: Vec<Piece>,
+}
+
+impl Layout {
+    /// Lays `draft` out for `target`; nothing is produced or written.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Limit`] when what must stay inline passes 2 GiB.
+    pub fn new(draft: &Draft<'_>, target: &Path, options: SaveOptions) -> Result<Self> {
+        let inline = encode(&draft.proto, &draft.lazy);
+        if !options.external && total(&inline) <= INLINE_BYTES {
+            return Ok(Self { model: inline, side: Vec::new() });
+        }
+        let (proto, side) = move_out(draft, &side_name(target));
+        let model = encode(&proto, &HashMap::new());
+        if total(&model) > limits::MODEL_BYTES {
+            return Err(Error::limit(
+                target.display().to_string(),
+                format!("{} bytes would stay in the model file, protobuf ends at 2 GiB", total(&model)),
+            ));
+        }
+        Ok(Self { model, side })
+    }
+
+    /// Bytes of the model file and of the side file.
+    pub fn sizes(&self) -> (u64, u64) {
+        (total(&self.model), total(&self.side))
+    }
+}
+
+/// Refuses a target that cannot or must not be written, before any work is spent on it.
+///
+/// # Errors
+/// The target is one of `inputs`, exists (without `overwrite`), is a folder, or lies in a missing one.
+pub fn check_target(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()> {
+    let shown = target.display().to_string();
+    let folder = folder_of(target);
+    if target.file_name().is_none() || target.is_dir() {
+        return Err(Error::caller(shown, "is a folder, the output must be a file").help("-o NAME.onnx"));
+    }
+    if !folder.is_dir() {
+        return Err(Error::caller(shown, format!("the folder '{}' does not exist", folder.display()))
+            .help("create it first"));
+    }
+    let real = |path: &Path| path.canonicalize().ok();
+    if let Some(wanted) = real(target)
+        && inputs.iter().any(|input| real(input).as_ref() == Some(&wanted))
+    {
+        return Err(Error::caller(shown, "the output is the input, which efq never changes")
+            .help("choose another name with -o"));
+    }
+    if !overwrite {
+        let side = folder.join(side_name(target));
+        for path in [target, &side] {
+            if path.symlink_metadata().is_ok() {
+                return Err(Error::caller(path.display().to_string(), "exists already")
+                    .help("--force replaces it, -o names another file"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes `draft` to `target` through a temporary file in the same folder.
+///
+/// At most two groups of payloads are in memory at a time. On an error nothing is left behind.
+///
+/// # Errors
+/// I/O errors, errors of a payload's production, [`crate::error::Kind::Interrupted`].
+pub fn save(
+    draft: &Draft<'_>,
+    target: &Path,
+    options: SaveOptions,
+    progress: &dyn Progress,
+) -> Result<Saved> {
+    let layout = Layout::new(draft, target, options)?;
+    let folder = folder_of(target);
+    let mut writer = Writer { draft, progress };
+    let (bytes, side_bytes) = layout.sizes();
+
+    let side = match layout.side.as_slice() {
+        [] => None,
+        pieces => Some(writer.write(folder, pieces, false)?.0),
+    };
+    let (model, sha256) = writer.write(folder, &layout.model, true)?;
+    if let Some(side) = side {
+        place(side, &folder.join(side_name(target)), options.overwrite)?;
+    }
+    place(model, target, options.overwrite)?;
+    Ok(Saved { bytes, side_bytes, sha256 })
+}
+
+/// Copies the files of an unchanged model byte for byte: the model to `target`, its side files beside it
+/// under their own names.
+///
+/// # Errors
+/// I/O errors; a side file's name is taken.
+pub fn copy(model: &super::Model, target: &Path, overwrite: bool) -> Result<Saved> {
+    let folder = folder_of(target);
+    let mut placed = Vec::new();
+    for source in model.side_paths() {
+        let root = folder_of(model.path()).canonicalize().map_err(|error| Error::io(source, &error))?;
+        let wanted = folder.join(source.strip_prefix(&root).unwrap_or(source));
+        if wanted.canonicalize().is_ok_and(|real| real == *source) {
+            continue;
+        }
+        let bytes = super::external::map_file(source)?;
+        placed.push((write_bytes(folder_of(&wanted), &bytes)?, wanted));
+    }
+    let file = write_bytes(folder, model.file_bytes())?;
+    for (side, wanted) in placed {
+        place(side, &wanted, overwrite)?;
+    }
+    place(file, target, overwrite)?;
+    let side_bytes = model.size() - model.file_bytes().len() as u64;
+    Ok(Saved { bytes: model.file_bytes().len() as u64, side_bytes, sha256: model.digest() })
+}
+
+/// Writes a small text file (a report, a plan) through a temporary one.
+///
+/// # Errors
+/// I/O errors; the file exists and `overwrite` is not set.
+pub fn write_text(target: &Path, text: &str, overwrite: bool) -> Result<()> {
+    let file = write_bytes(folder_of(target), text.as_bytes())?;
+    place(file, target, overwrite)
+}
+
+struct Writer<'d, 'a> {
+    draft: &'d Draft<'a>,
+    progress: &'d dyn Progress,
+}
+
+impl Writer<'_, '_> {
+    fn write(&mut self, folder: &Path, pieces: &[Piece], digest: bool) -> Result<(NamedTempFile, String)> {
+        let file = create(folder)?;
+        let mut hasher = Sha256::new();
+        let path = file.path().to_owned();
+        let mut out = BufWriter::with_capacity(1 << 18, file.as_file());
+        let mut put = |bytes: &[u8]| -> Result<()> {
+            if digest {
+                hasher.update(bytes);
+            }
+            out.write_all(bytes).map_err(|error| unwritable(folder, &error))?;
+            self.progress.advance(bytes.len() as u64);
+            if self.progress.cancelled() { Err(Error::interrupted()) } else { Ok(()) }
+        };
+        let order = production_order(pieces);
+        std::thread::scope(|scope| {
+            let (sender, receiver) = mpsc::sync_channel::<Result<Vec<Vec<u8>>>>(1);
+            let groups = &self.draft.groups;
+            scope.spawn(move || {
+                for group in order {
+                    let made = match groups.get(group) {
+                        Some(produce) => produce(),
+                        None => Err(Error::format("payload", "a part names a group that is not there")),
+                    };
+                    if sender.send(made).is_err() {
+                        return;
+                    }
+                }
+            });
+            let mut current: Option<(usize, Vec<Vec<u8>>)> = None;
+            for piece in pieces {
+                match piece {
+                    Piece::Bytes(bytes) => put(bytes)?,
+                    Piece::Lazy(lazy) => {
+                        if current.as_ref().is_none_or(|(group, _)| *group != lazy.group) {
+                            let made = receiver
+                                .recv()
+                                .map_err(|_| Error::format("payload", "its production ended early"))??;
+                            current = Some((lazy.group, made));
+                        }
+                        let part = current.as_ref().and_then(|(_, parts)| parts.get(lazy.part));
+                        match part {
+                            Some(bytes) if bytes.len() == lazy.len => put(bytes)?,
+                            _ => return Err(Error::format("payload", "it has another length than planned")),
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        out.flush().map_err(|error| unwritable(&path, &error))?;
+        drop(out);
+        let sum = if digest { hex(&hasher.finalize()) } else { String::new() };
+        Ok((file, sum))
+    }
+}
+
+/// Groups in the order in which the pieces ask for them; one that is asked for again later is made again.
+fn production_order(pieces: &[Piece]) -> Vec<usize> {
+    let mut order = Vec::new();
+    for piece in pieces {
+        if let Piece::Lazy(lazy) = piece
+            && order.last() != Some(&lazy.group)
+        {
+            order.push(lazy.group);
+        }
+    }
+    order
+}
+
+/// Moves the long payloads of the main graph's initializers into the pieces of a side file.
+fn move_out(draft: &Draft<'_>, location: &str) -> (ModelProto, Vec<Piece>) {
+    let mut proto = draft.proto.clone();
+    let mut side: Vec<Piece> = Vec::new();
+    let mut at = 0usize;
+    for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+        let piece = match (draft.lazy.get(tensor.name()), tensor.raw_data.as_ref()) {
+            (Some(lazy), _) => Piece::Lazy(*lazy),
+            (None, Some(raw)) if raw.len() >= SIDE_BYTES => Piece::Bytes(raw.clone()),
+            _ => continue,
+        };
+        let align = if piece.len() >= 1 << 20 { PAGE } else { ALIGN };
+        let start = at.next_multiple_of(align);
+        if start > at {
+            side.push(Piece::Bytes(Bytes::from(vec![0; start - at])));
+        }
+        at = start + piece.len();
+        point(tensor, location, start, piece.len());
+        side.push(piece);
+    }
+    (proto, side)
+}
+
+fn point(tensor: &mut TensorProto, location: &str, offset: usize, length: usize) {
+    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+    tensor.raw_data = None;
+    tensor.data_location = Some(DataLocation::External as i32);
+    tensor.external_data = vec![
+        entry("location", location.to_owned()),
+        entry("offset", offset.to_string()),
+        entry("length", length.to_string()),
+    ];
+}
+
+fn total(pieces: &[Piece]) -> u64 {
+    pieces.iter().map(|piece| piece.len() as u64).sum()
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn side_name(target: &Path) -> String {
+    let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    format!("{name}_data")
+}
+
+fn create(folder: &Path) -> Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".efq-").suffix(".part");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder).map_err(|error| unwritable(folder, &error))
+}
+
+fn write_bytes(folder: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
+    let file = create(folder)?;
+    let mut handle: &File = file.as_file();
+    handle.write_all(bytes).map_err(|error| unwritable(folder, &error))?;
+    Ok(file)
+}
+
+fn unwritable(path: &Path, error: &std::io::Error) -> Error {
+    Error::io(path, error).help("nothing was written")
+}
+
+fn place(file: NamedTempFile, target: &Path, overwrite: bool) -> Result<()> {
+    let placed = if overwrite { file.persist(target) } else { file.persist_noclobber(target) };
+    match placed {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(Error::caller(target.display().to_string(), "exists already")
+                .help("--force replaces it, -o names another file"))
+        }
+        Err(error) => Err(unwritable(target, &error.error)),
+    }
+}

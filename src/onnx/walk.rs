@@ -1,0 +1,69 @@
+//! Visiting every graph of a model: the main one, bodies at any depth, and function bodies.
+
+use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
+
+/// Calls `visit` with every graph that `nodes` hold in attributes, and with their bodies, outermost first.
+pub fn bodies<'a>(nodes: &'a [NodeProto], visit: &mut dyn FnMut(&'a GraphProto)) {
+    for graph in nodes.iter().flat_map(graphs_of) {
+        visit(graph);
+        bodies(&graph.node, visit);
+    }
+}
+
+/// The graphs in the attributes of one node.
+pub fn graphs_of(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+}
+
+/// Calls `visit` with every tensor of the model: initializers, sparse ones' values and indices, and those in
+/// attributes, in bodies and functions too.
+pub fn tensors_mut<E>(
+    model: &mut ModelProto,
+    visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), E>,
+) -> Result<(), E> {
+    if let Some(graph) = &mut model.graph {
+        graph_tensors(graph, visit)?;
+    }
+    for function in &mut model.functions {
+        for node in &mut function.node {
+            node_tensors(node, visit)?;
+        }
+    }
+    Ok(())
+}
+
+fn graph_tensors<E>(
+    graph: &mut GraphProto,
+    visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), E>,
+) -> Result<(), E> {
+    for tensor in &mut graph.initializer {
+        visit(tensor)?;
+    }
+    for sparse in &mut graph.sparse_initializer {
+        for tensor in sparse.values.iter_mut().chain(&mut sparse.indices) {
+            visit(tensor)?;
+        }
+    }
+    graph.node.iter_mut().try_for_each(|node| node_tensors(node, visit))
+}
+
+fn node_tensors<E>(
+    node: &mut NodeProto,
+    visit: &mut dyn FnMut(&mut TensorProto) -> Result<(), E>,
+) -> Result<(), E> {
+    for attribute in &mut node.attribute {
+        let AttributeProto { t, tensors, sparse_tensor, sparse_tensors, g, graphs, .. } = attribute;
+        for tensor in t.iter_mut().chain(tensors) {
+            visit(tensor)?;
+        }
+        for sparse in sparse_tensor.iter_mut().chain(sparse_tensors) {
+            for tensor in sparse.values.iter_mut().chain(&mut sparse.indices) {
+                visit(tensor)?;
+            }
+        }
+        for graph in g.iter_mut().chain(graphs) {
+            graph_tensors(graph, visit)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! Rules first, then the defaults of the settings; what would not get smaller or must not be touched stays.
+
+use std::collections::BTreeMap;
+
+use super::{Decision, Encoding, Plan, SCHEMA, UsePlan};
+use crate::error::{Error, Result};
+use crate::graph::{Form, Inventory, Site, Values, Weight, WeightUse, subject};
+use crate::onnx::{Model, tensor};
+use crate::onnx::proto::tensor_proto::DataType;
+use crate::preset::{Store, nearest};
+use crate::quant::{Bits, ScaleStorage, Scheme, fp16_scales_fit, row_scheme, survey};
+use crate::role::Role;
+use crate::settings::{Rule, Settings};
+
+/// Bytes that the nodes and names of an encoded weight take in the file, about.
+const OVERHEAD: u64 = 256;
+
+/// Decides for every weight of `inventory` under `settings`.
+///
+/// # Errors
+/// [`crate::error::Kind::Caller`] when a rule that must match matches nothing, or asks for what a weight
+/// cannot be.
+pub fn choose(model: &Model, digest: &str, inventory: &Inventory, settings: &Settings) -> Result<Plan> {
+    let mut chooser = Chooser { model, inventory, settings, matched: vec![false; settings.rules.len()] };
+    let mut decisions = Vec::with_capacity(inventory.weights.len());
+    for weight in &inventory.weights {
+        decisions.push(chooser.decide(weight)?);
+    }
+    chooser.all_rules_matched()?;
+    Ok(Plan {
+        schema: SCHEMA,
+        efq: env!("CARGO_PKG_VERSION").to_owned(),
+        model_sha256: digest.to_owned(),
+        preset: settings.preset.clone(),
+        decisions,
+    })
+}
+
+/// Payload bytes that are stored more than once because one weight has several encoded uses.
+pub fn tied_bytes(plan: &Plan) -> u64 {
+    let several = plan.decisions.iter().filter(|d| d.is_encoded() && d.uses.len() > 1);
+    several
+        .map(|decision| {
+            let parts = decision.uses.iter().filter_map(|u| u.matrix.and_then(|(k, n)| u.encoding.bytes(k, n)));
+            let smallest = parts.min().unwrap_or(0);
+            decision.bytes_after.saturating_sub(smallest)
+        })
+        .sum()
+}
+
+struct Chooser<'a> {
+    model: &'a Model,
+    inventory: &'a Inventory,
+    settings: &'a Settings,
+    matched: Vec<bool>,
+}
+
+impl Chooser<'_> {
+    fn decide(&mut self, weight: &Weight) -> Result<Decision> {
+        let mut uses = Vec::with_capacity(weight.uses.len());
+        for usage in &weight.uses {
+            uses.push(match usage {
+                WeightUse::Other { operator, obstacle } => {
+                    let operator = operator.clone();
+                    self.note_matches(weight, weight.role, &operator, "");
+                    UsePlan {
+                        node: operator,
+                        slot: None,
+                        matrix: None,
+                        encoding: Encoding::Float,
+                        reason: obstacle.clone(),
+                    }
+                }
+                WeightUse::Site(at) => {
+                    let site = self.inventory.sites.get(*at);
+                    let role = self.inventory.roles.get(*at).copied().unwrap_or(weight.role);
+                    let site = site.ok_or_else(|| Error::format(&weight.name, "a use that is not there"))?;
+                    self.site(weight, site, role)?
+                }
+            });
+        }
+        let mut decision = Decision {
+            tensor: weight.name.clone(),
+            role: weight.role,
+            shape: weight.dims.clone(),
+            data_type: tensor::type_name(weight.data_type).to_owned(),
+            bytes_before: weight.bytes,
+            bytes_after: weight.bytes,
+            uses,
+        };
+        stay_when_not_smaller(&mut decision);
+        Ok(decision)
+    }
+
+    fn site(&mut self, weight: &Weight, site: &Site, role: Role) -> Result<UsePlan> {
+        let node = self.model.graph().node.get(site.at.node);
+        let (operator, name) = node.map_or(("", ""), |node| (node.op_type(), node.name()));
+        let rule = self.note_matches(weight, role, operator, name);
+        let wish = match rule {
+            Some(at) => self.by_rule(weight, site, role, at)?,
+            None => self.by_default(site, role),
+        };
+        let (encoding, reason) = self.within_reach(site, wish)?;
+        Ok(UsePlan {
+            node: subject(self.model, site),
+            slot: Some((site.at.node, site.at.input)),
+            matrix: Some((site.k, site.n)),
+            encoding,
+            reason,
+        })
+    }
+
+    /// Marks every rule that matches and gives the first.
+    fn note_matches(&mut self, weight: &Weight, role: Role, operator: &str, node: &str) -> Option<usize> {
+        let mut first = None;
+        for (at, rule) in self.settings.rules.iter().enumerate() {
+            if rule.selector.matches(role, operator, &[&weight.name, node]) {
+                if let Some(flag) = self.matched.get_mut(at) {
+                    *flag = true;
+                }
+                first = first.or(Some(at));
+            }
+        }
+        first
+    }
+
+    fn by_rule(&self, weight: &Weight, site: &Site, role: Role, at: usize) -> Result<(Encoding, String)> {
+        let Some(rule) = self.settings.rules.get(at) else { return Ok((Encoding::Float, String::new())) };
+        let encoding = match (rule.store, &site.form) {
+            (Store::Float, _) => Encoding::Float,
+            (Store::Int4, Form::Gather) => {
+                return Err(Error::caller(&rule.origin, format!("'{}' is a table that is gathered from", weight.name))
+                    .help("tables are stored as int8 or float"));
+            }
+            (Store::Int8, Form::Gather) => self.rows(),
+            (Store::Int4, _) => self.blocks(Bits::Four, role, Some(rule)),
+            (Store::Int8, _) => self.blocks(Bits::Eight, role, Some(rule)),
+        };
+        Ok((encoding, rule.origin.clone()))
+    }
+
+    fn by_default(&self, site: &Site, role: Role) -> (Encoding, String) {
+        let settings = self.settings;
+        let (store, what) = match site.form {
+            Form::Gather => (settings.embeddings, "embeddings"),
+            _ if role == Role::LmHead => (settings.head, "head"),
+            _ => (Store::Int4, "linear"),
+        };
+        let encoding = match (store, &site.form) {
+            (Store::Float, _) => Encoding::Float,
+            (_, Form::Gather) => self.rows(),
+            (Store::Int8, _) => self.blocks(Bits::Eight, role, None),
+            (Store::Int4, _) => self.blocks(Bits::Four, role, None),
+        };
+        (encoding, format!("{}: {what}", settings.preset))
+    }
+
+    fn rows(&self) -> Encoding {
+        Encoding::Rows { scales: self.settings.scales, algorithm: self.settings.algorithm }
+    }
+
+    fn blocks(&self, bits: Bits, role: Role, rule: Option<&Rule>) -> Encoding {
+        let settings = self.settings;
+        let block = rule.and_then(|rule| rule.block).unwrap_or(match bits {
+            Bits::Four => settings.block,
+            Bits::Eight => crate::settings::Block::Fixed(128),
+        });
+        let symmetric = rule.and_then(|rule| rule.symmetric).unwrap_or(match bits {
+            Bits::Four => settings.symmetric,
+            Bits::Eight => true,
+        });
+        let scheme = Scheme { bits, block: block.for_role(role), symmetric, scales: settings.scales };
+        Encoding::Blocks { scheme, algorithm: settings.algorithm }
+    }
+
+    /// Brings a wish to what the values allow: finite ones only, and scales of a type that holds them.
+    fn within_reach(&self, site: &Site, (wish, reason): (Encoding, String)) -> Result<(Encoding, String)> {
+        let half = site.operand.delivered == DataType::Float16;
+        let (matrix_block, scheme) = match wish {
+            Encoding::Float => return Ok((wish, reason)),
+            Encoding::Blocks { scheme, .. } => (scheme.block, scheme),
+            Encoding::Rows { scales, .. } => (site.n, row_scheme(site.n, scales)),
+        };
+        let values = Values::of(self.model, site)?;
+        let matrix = match wish {
+            Encoding::Rows { .. } => values.matrix()?.transposed(),
+            _ => values.matrix()?,
+        };
+        let seen = survey(&matrix, matrix_block);
+        if let Some((row, column)) = seen.first_non_finite {
+            let (row, column) = if matches!(wish, Encoding::Rows { .. }) { (column, row) } else { (row, column) };
+            return Ok((Encoding::Float, format!("a value that is not finite at [{row},{column}]")));
+        }
+        let wanted = if half { ScaleStorage::F16 } else { scheme.scales };
+        let storage = match wanted {
+            ScaleStorage::F16 if fp16_scales_fit(&seen, scheme) => ScaleStorage::F16,
+            ScaleStorage::F16 if half => {
+                return Ok((Encoding::Float, "its scales do not fit float16".to_owned()));
+            }
+            _ => ScaleStorage::F32,
+        };
+        let encoding = match wish {
+            Encoding::Float => wish,
+            Encoding::Blocks { scheme, algorithm } => {
+                Encoding::Blocks { scheme: Scheme { scales: storage, ..scheme }, algorithm }
+            }
+            Encoding::Rows { algorithm, .. } => Encoding::Rows { scales: storage, algorithm },
+        };
+        Ok((encoding, reason))
+    }
+
+    fn all_rules_matched(&self) -> Result<()> {
+        let missed = self.settings.rules.iter().zip(&self.matched).find(|(rule, hit)| rule.required && !**hit);
+        let Some((rule, _)) = missed else { return Ok(()) };
+        let mut error = Error::caller(&rule.origin, "matches no tensor or node of this model");
+        let wanted = rule.selector.pattern.as_ref().map(|pattern| pattern.as_str());
+        let weights = self.inventory.weights.iter().map(|weight| weight.name.as_str());
+        let nodes = self.model.graph().node.iter().map(|node| node.name());
+        let names: Vec<&str> = weights.chain(nodes).filter(|name| !name.is_empty()).collect();
+        if let Some(wanted) = wanted {
+            let near = nearest(wanted, names.into_iter(), 3);
+            if !near.is_empty() {
+                error = error.help(format!("nearest: {}", near.join(", ")));
+            } else {
+                error = error.help("`efq inspect` lists the names");
+            }
+        } else {
+            let mut roles: BTreeMap<Role, ()> = BTreeMap::new();
+            roles.extend(self.inventory.weights.iter().map(|weight| (weight.role, ())));
+            let present: Vec<&str> = roles.keys().map(|role| role.name()).collect();
+            error = error.help(format!("roles in this model: {}", present.join(", ")));
+        }
+        Err(error)
+    }
+}
+
+/// Keeps the tensor where encoding would not shrink the file.
+fn stay_when_not_smaller(decision: &mut Decision) {
+    decision.recount();
+    if !decision.is_encoded() {
+        return;
+    }
+    let encoded = decision.uses.iter().filter(|usage| usage.encoding != Encoding::Float).count() as u64;
+    if decision.bytes_after + encoded * OVERHEAD < decision.bytes_before {
+        return;
+    }
+    let reason = if decision.keeps_original() {
+        "another use keeps it in float, so a second copy would only add bytes".to_owned()
+    } else {
+        format!("would not get smaller: {} bytes", decision.bytes_after)
+    };
+    for usage in &mut decision.uses {
+        if usage.encoding != Encoding::Float {
+            usage.encoding = Encoding::Float;
+            usage.reason.clone_from(&reason);
+        }
+    }
+    decision.recount();
+}

@@ -1,0 +1,186 @@
+//! The choice: one decision with its reason for every stored tensor, before anything is changed.
+//!
+//! A [`Plan`] is a value: it can be shown (a dry run), written down, read back and carried out to the same
+//! bytes. Nothing in it depends on how it is carried out.
+
+mod choose;
+mod repair;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::onnx::Model;
+use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme};
+use crate::role::Role;
+
+pub use choose::{choose, tied_bytes};
+pub use repair::{Step, next_step, raise_to};
+
+/// Version of the plan's format; raised when a reader of the old one would be misled.
+pub const SCHEMA: u32 = 1;
+
+/// What is done with every stored tensor of one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// efq's version that made the plan.
+    pub efq: String,
+    /// SHA-256 of the model file it was made for.
+    pub model_sha256: String,
+    /// The preset it came from, for the record.
+    pub preset: String,
+    /// One per initializer, and per Constant node that holds a weight.
+    pub decisions: Vec<Decision>,
+}
+
+/// What is done with one stored tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decision {
+    /// Name of the tensor.
+    pub tensor: String,
+    /// What it is for.
+    pub role: Role,
+    /// Sizes as stored.
+    pub shape: Vec<usize>,
+    /// Type as stored.
+    pub data_type: String,
+    /// Payload bytes in the original.
+    pub bytes_before: u64,
+    /// Payload bytes of everything that replaces it.
+    pub bytes_after: u64,
+    /// One per use; empty for a tensor that nothing uses.
+    pub uses: Vec<UsePlan>,
+}
+
+/// What is done for one use of a tensor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UsePlan {
+    /// The using node, as messages name it.
+    pub node: String,
+    /// Index of the node and of its input; absent for uses that cannot be encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<(usize, usize)>,
+    /// `[K,N]` as the node sees it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matrix: Option<(usize, usize)>,
+    /// How it is stored for this use.
+    pub encoding: Encoding,
+    /// Why.
+    pub reason: String,
+}
+
+/// How a weight is stored for one use.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "as", deny_unknown_fields)]
+pub enum Encoding {
+    /// As it is.
+    Float,
+    /// Blocked codes behind DequantizeLinear, for a linear.
+    Blocks {
+        /// Format.
+        scheme: Scheme,
+        /// How scales and zero points are chosen.
+        algorithm: Algorithm,
+    },
+    /// INT8 rows with a scale each, gathered first and scaled after, for a table.
+    Rows {
+        /// Type of the scales.
+        scales: ScaleStorage,
+        /// How the scales are chosen.
+        algorithm: Algorithm,
+    },
+}
+
+impl Encoding {
+    /// Payload bytes of a `[k,n]` weight in this form; `None` for float, which has the stored one's.
+    pub fn bytes(&self, k: usize, n: usize) -> Option<u64> {
+        match self {
+            Encoding::Float => None,
+            Encoding::Blocks { scheme, .. } => {
+                let parts = [scheme.codes_len(k, n), scheme.scales_len(k, n), scheme.zero_points_len(k, n)];
+                Some(parts.iter().sum::<usize>() as u64)
+            }
+            Encoding::Rows { scales, .. } => Some((k * n + k * scales.bytes()) as u64),
+        }
+    }
+
+    /// In the words of reports: `int4 block 64`, `int8 rows`, `float`.
+    pub fn name(&self) -> String {
+        match self {
+            Encoding::Float => "float".to_owned(),
+            Encoding::Rows { .. } => "int8 rows".to_owned(),
+            Encoding::Blocks { scheme, .. } => {
+                let kind = match (scheme.bits, scheme.symmetric) {
+                    (Bits::Four, true) => "int4",
+                    (Bits::Four, false) => "uint4",
+                    (Bits::Eight, true) => "int8",
+                    (Bits::Eight, false) => "uint8",
+                };
+                format!("{kind} block {}", scheme.block)
+            }
+        }
+    }
+}
+
+impl Decision {
+    /// Whether the original tensor stays in the file.
+    pub fn keeps_original(&self) -> bool {
+        self.uses.iter().any(|usage| usage.encoding == Encoding::Float)
+    }
+
+    /// Whether any use is encoded.
+    pub fn is_encoded(&self) -> bool {
+        self.uses.iter().any(|usage| usage.encoding != Encoding::Float)
+    }
+
+    /// Recomputes [`Decision::bytes_after`] from the uses.
+    pub fn recount(&mut self) {
+        let encoded: u64 = self
+            .uses
+            .iter()
+            .filter_map(|usage| usage.matrix.and_then(|(k, n)| usage.encoding.bytes(k, n)))
+            .sum();
+        self.bytes_after = encoded + if self.keeps_original() { self.bytes_before } else { 0 };
+    }
+}
+
+impl Plan {
+    /// Whether any tensor is encoded.
+    pub fn changes_anything(&self) -> bool {
+        self.decisions.iter().any(Decision::is_encoded)
+    }
+
+    /// Whether any use needs DequantizeLinear with blocks, and so opset 21.
+    pub fn needs_blocks(&self) -> bool {
+        let mut uses = self.decisions.iter().flat_map(|decision| &decision.uses);
+        uses.any(|usage| matches!(usage.encoding, Encoding::Blocks { .. }))
+    }
+
+    /// The plan as JSON, the same bytes for the same plan.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+
+    /// Reads a plan back and holds it against `model`.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Caller`] when the text is no plan, of another schema, or for another model.
+    pub fn from_json(text: &str, model: &Model, digest: &str) -> Result<Self> {
+        let plan: Plan = serde_json::from_str(text)
+            .map_err(|error| Error::caller("plan", format!("not a plan of efq: {error}")))?;
+        if plan.schema != SCHEMA {
+            return Err(Error::caller("plan", format!("schema {}, this efq reads {SCHEMA}", plan.schema)));
+        }
+        if plan.model_sha256 != digest {
+            return Err(Error::caller("plan", format!("made for another model than {}", model.path().display()))
+                .help("make it again with `efq rewrite --dry-run --plan FILE`"));
+        }
+        Ok(plan)
+    }
+}

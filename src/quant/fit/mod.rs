@@ -1,0 +1,122 @@
+//! Choosing a scale and a zero point for every block of every column.
+
+mod panel;
+mod percentile;
+mod rtn;
+mod search;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    grid::Grid,
+    levels::Levels,
+    matrix::Matrix,
+    scheme::Scheme,
+    simd::{Kernel, Simd},
+};
+use panel::{LANES, Panel};
+
+/// How scales and zero points are chosen.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Algorithm {
+    /// The range of the block, extended to include 0, is divided evenly.
+    Rtn,
+    /// As `Rtn`, after clipping values at this percentile (0 to 100) of the magnitudes of the block.
+    Percentile { percent: f32 },
+    /// The least squared error over a table of scales and zero points, each refitted by least squares.
+    Search,
+}
+
+/// Columns of the unit of parallel work.
+pub(super) const TASK_COLUMNS: usize = 256;
+
+/// Fits the grid of `matrix`, whose values must be finite (see [`survey`](super::survey())).
+///
+/// For values that are not, the scales are unspecified. The result does not depend on the number of
+/// threads nor on the machine.
+pub fn fit(matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Grid {
+    fit_on(Simd::detect(), matrix, scheme, algorithm)
+}
+
+pub(super) fn fit_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Grid {
+    let (k, n) = (matrix.k(), matrix.n());
+    let count = scheme.blocks(k) * n;
+    let mut grid = Grid { scales: vec![0.0; count], zeros: vec![0.0; count] };
+    if count == 0 {
+        return grid;
+    }
+    let levels = Levels::of(scheme);
+    let rows = grid.scales.par_chunks_mut(n).zip(grid.zeros.par_chunks_mut(n)).enumerate();
+    let strips = rows.flat_map(|(block, (scales, zeros))| {
+        let strips = scales.par_chunks_mut(TASK_COLUMNS).zip(zeros.par_chunks_mut(TASK_COLUMNS));
+        strips.enumerate().map(move |(strip, slots)| (block, strip * TASK_COLUMNS, slots))
+    });
+    strips.for_each_init(Scratch::default, |scratch, (block, left, (scales, zeros))| {
+        let top = block * scheme.block;
+        let height = scheme.block.min(k - top);
+        // Tall blocks are cut into narrower tiles, to stay in the second-level cache.
+        let width = (TILE_VALUES / height).clamp(1, TASK_COLUMNS).next_multiple_of(LANES);
+        for (index, (scales, zeros)) in scales.chunks_mut(width).zip(zeros.chunks_mut(width)).enumerate() {
+            let left = left + index * width;
+            let Scratch { tile, panel, magnitudes } = scratch;
+            tile.resize(height * scales.len(), 0.0);
+            matrix.tile(top..top + height, left..left + scales.len(), tile);
+            simd.run(FitTile { tile, panel, levels: &levels, algorithm, magnitudes, scales, zeros });
+        }
+    });
+    grid
+}
+
+/// Values of a tile: 64 KiB.
+const TILE_VALUES: usize = 16384;
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    tile: Vec<f32>,
+    panel: Panel,
+    magnitudes: Vec<f32>,
+}
+
+/// One scale and zero point for each column of a panel; the scale in the unit of the panel.
+#[derive(Clone, Copy)]
+struct Choice {
+    scale: [f32; LANES],
+    zero: [f32; LANES],
+}
+
+/// Fits one block of rows of `scales.len()` columns, the first of which is `left`.
+struct FitTile<'a> {
+    tile: &'a [f32],
+    panel: &'a mut Panel,
+    levels: &'a Levels,
+    algorithm: Algorithm,
+    magnitudes: &'a mut Vec<f32>,
+    scales: &'a mut [f32],
+    zeros: &'a mut [f32],
+}
+
+impl Kernel for FitTile<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let width = self.scales.len();
+        let slots = self.scales.chunks_mut(LANES).zip(self.zeros.chunks_mut(LANES));
+        for (start, (scales, zeros)) in (0..).step_by(LANES).zip(slots) {
+            self.panel.load(self.tile, width, start, scales.len());
+            let choice = match self.algorithm {
+                Algorithm::Rtn => rtn::fit(self.panel, self.levels),
+                Algorithm::Percentile { percent } => {
+                    percentile::fit(self.panel, self.levels, percent, self.magnitudes)
+                }
+                Algorithm::Search => search::fit(self.panel, self.levels),
+            };
+            let choice = self.panel.finish(choice);
+            scales.copy_from_slice(&choice.scale[..scales.len()]);
+            zeros.copy_from_slice(&choice.zero[..zeros.len()]);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Block quantization of weight matrices: numbers only, no ONNX, no files.
+//!
+//! [`survey`] looks at a matrix before any byte is laid out, [`quantize`] fits scales and writes codes
+//! in ONNX's packing, [`decode`] reads them back by ONNX's definition, independently of the writer.
+
+mod decode;
+mod encode;
+mod error;
+mod fit;
+mod grid;
+mod levels;
+mod matrix;
+mod pack;
+mod quantize;
+mod rounding;
+mod rows;
+mod scheme;
+mod simd;
+mod survey;
+#[cfg(test)]
+mod tests;
+
+pub use decode::{CodeKind, decode};
+pub use error::WeightError;
+pub use fit::{Algorithm, fit};
+pub use grid::Grid;
+pub use matrix::{Element, Layout, Matrix};
+pub use pack::pack_nibbles;
+pub use quantize::{Quantized, measure, quantize};
+pub use rows::{QuantizedRows, quantize_rows, row_scheme};
+pub use scheme::{BLOCKS, Bits, ScaleStorage, Scheme};
+pub use survey::{Survey, fp16_scales_fit, survey};

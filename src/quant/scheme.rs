@@ -1,0 +1,141 @@
+//! What a quantized tensor looks like: width of a code, block, zero point, type of the scales.
+
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+
+/// The block sizes that ONNX Runtime fuses into `MatMulNBits`.
+pub const BLOCKS: [usize; 5] = [16, 32, 64, 128, 256];
+
+/// Width of one code. Serialized as the number 4 or 8.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[serde(into = "u8", try_from = "u8")]
+pub enum Bits {
+    Four,
+    Eight,
+}
+
+impl From<Bits> for u8 {
+    fn from(bits: Bits) -> u8 {
+        match bits {
+            Bits::Four => 4,
+            Bits::Eight => 8,
+        }
+    }
+}
+
+impl TryFrom<u8> for Bits {
+    type Error = String;
+
+    fn try_from(bits: u8) -> Result<Self, String> {
+        match bits {
+            4 => Ok(Bits::Four),
+            8 => Ok(Bits::Eight),
+            other => Err(format!("codes of {other} bits are not supported: use 4 or 8")),
+        }
+    }
+}
+
+impl Bits {
+    /// Bytes that `count` codes occupy, the last byte padded.
+    pub fn bytes(self, count: usize) -> usize {
+        match self {
+            Bits::Four => count.div_ceil(2),
+            Bits::Eight => count,
+        }
+    }
+}
+
+/// Type in which scales are stored.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ScaleStorage {
+    #[serde(rename = "fp32")]
+    F32,
+    #[serde(rename = "fp16")]
+    F16,
+}
+
+impl ScaleStorage {
+    /// Bytes of one scale.
+    pub fn bytes(self) -> usize {
+        match self {
+            ScaleStorage::F32 => 4,
+            ScaleStorage::F16 => 2,
+        }
+    }
+}
+
+/// Format of a block-quantized `[K,N]` weight: one scale (and zero point) for every `block` rows of a column.
+///
+/// | bits | symmetric | ONNX type | codes | zero point |
+/// |---|---|---|---|---|
+/// | 4 | yes | INT4 | -8..=7, the scale may be negative | none |
+/// | 4 | no | UINT4 | 0..=15 | UINT4 |
+/// | 8 | yes | INT8 | -127..=127 | none |
+/// | 8 | no | UINT8 | 0..=255 | UINT8 |
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Scheme {
+    pub bits: Bits,
+    /// Rows (of the K axis) that share a scale; not zero. Deserializing accepts only [`BLOCKS`].
+    #[serde(deserialize_with = "known_block")]
+    pub block: usize,
+    pub symmetric: bool,
+    pub scales: ScaleStorage,
+}
+
+impl Scheme {
+    /// Blocks along a K axis of `k` rows; the last one may be shorter.
+    pub fn blocks(&self, k: usize) -> usize {
+        k.div_ceil(self.block)
+    }
+
+    /// Bytes of the codes of a `[k,n]` weight.
+    pub fn codes_len(&self, k: usize, n: usize) -> usize {
+        self.bits.bytes(k * n)
+    }
+
+    /// Bytes of the scales `[blocks(k),n]`.
+    pub fn scales_len(&self, k: usize, n: usize) -> usize {
+        self.blocks(k) * n * self.scales.bytes()
+    }
+
+    /// Bytes of the zero points `[blocks(k),n]`; 0 for a symmetric scheme, which has none.
+    pub fn zero_points_len(&self, k: usize, n: usize) -> usize {
+        if self.symmetric { 0 } else { self.bits.bytes(self.blocks(k) * n) }
+    }
+}
+
+fn known_block<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let block = usize::deserialize(deserializer)?;
+    if BLOCKS.contains(&block) {
+        Ok(block)
+    } else {
+        Err(D::Error::custom(format!("block {block} is not one of {BLOCKS:?}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_counts_follow_onnx_packing() {
+        let scheme = Scheme { bits: Bits::Four, block: 32, symmetric: false, scales: ScaleStorage::F16 };
+        assert_eq!(scheme.blocks(33), 2);
+        assert_eq!(scheme.codes_len(33, 3), 50);
+        assert_eq!(scheme.scales_len(33, 3), 12);
+        assert_eq!(scheme.zero_points_len(33, 3), 3);
+        let symmetric = Scheme { bits: Bits::Eight, symmetric: true, scales: ScaleStorage::F32, ..scheme };
+        assert_eq!(symmetric.codes_len(33, 3), 99);
+        assert_eq!(symmetric.scales_len(33, 3), 24);
+        assert_eq!(symmetric.zero_points_len(33, 3), 0);
+    }
+
+    #[test]
+    fn serde_uses_plain_numbers_and_refuses_unknown_ones() {
+        let scheme = Scheme { bits: Bits::Four, block: 32, symmetric: false, scales: ScaleStorage::F16 };
+        let text = serde_json::to_string(&scheme).unwrap();
+        assert_eq!(text, r#"{"bits":4,"block":32,"symmetric":false,"scales":"fp16"}"#);
+        assert_eq!(serde_json::from_str::<Scheme>(&text).unwrap(), scheme);
+        assert!(serde_json::from_str::<Scheme>(&text.replace("\"bits\":4", "\"bits\":5")).is_err());
+        assert!(serde_json::from_str::<Scheme>(&text.replace("32", "0")).is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! An embedding table: INT8 rows and their scales are gathered, then multiplied.
+//!
+//! `Mul(Cast(Gather(codes, ids)), Gather(scales, ids))` costs the rows that are asked for; a
+//! DequantizeLinear before the Gather would expand the whole table on every run.
+
+use super::edit::Edit;
+use crate::error::Result;
+use crate::graph::{Site, Values};
+use crate::onnx::node;
+use crate::onnx::proto::tensor_proto::DataType;
+use crate::quant::{Algorithm, ScaleStorage, quantize_rows};
+
+pub(super) fn encode(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    weight: &str,
+    scales: ScaleStorage,
+    algorithm: Algorithm,
+    key: (usize, usize),
+) -> Result<()> {
+    let (rows, width) = (site.k, site.n);
+    let delivered = site.operand.delivered;
+    let original = edit.node(site.at.node).cloned().unwrap_or_default();
+    let ids = original.input.get(1).cloned().unwrap_or_default();
+    let output = original.output.first().cloned().unwrap_or_default();
+
+    let codes = edit.name(&format!("{weight}_quantized"));
+    let table = edit.name(&format!("{weight}_scale"));
+    let scale_type = match scales {
+        ScaleStorage::F16 => DataType::Float16,
+        ScaleStorage::F32 => DataType::Float,
+    };
+    let parts = vec![
+        (codes.clone(), DataType::Int8, vec![rows, width]),
+        (table.clone(), scale_type, vec![rows, 1]),
+    ];
+    let values = Values::of(edit.model, site)?;
+    let errors = edit.errors.clone();
+    edit.promise(
+        parts,
+        Box::new(move || {
+            let made = quantize_rows(&values.matrix()?, scales, algorithm);
+            errors.push(key.0, key.1, made.error);
+            Ok(vec![made.codes, made.scales])
+        }),
+    );
+
+    let stem = output.clone();
+    let mut nodes = Vec::new();
+    let mut step = |edit: &mut Edit<'_>, op: &str, what: &str, inputs: &[&str], attributes| {
+        let result = edit.name(&format!("{stem}_{what}"));
+        let name = edit.name(&format!("{stem}_{what}_{op}"));
+        nodes.push(node::build(op, &name, inputs, &[&result], attributes));
+        result
+    };
+    let to = || vec![node::int_attribute("to", delivered as i64)];
+    let gathered = step(edit, "Gather", "codes", &[&codes, &ids], original.attribute.clone());
+    let wide = step(edit, "Cast", "codes_float", &[&gathered], to());
+    let mut scale = step(edit, "Gather", "scales", &[&table, &ids], original.attribute.clone());
+    if scale_type != delivered {
+        scale = step(edit, "Cast", "scales_float", &[&scale], to());
+    }
+    nodes.push(node::build("Mul", original.name(), &[&wide, &scale], &[&output], vec![]));
+    edit.replace(site.at.node, nodes);
+    Ok(())
+}

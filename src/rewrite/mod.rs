@@ -1,0 +1,107 @@
+//! Carrying a plan out: nodes and initializers are replaced in the graph, payloads are promised and produced
+//! when the writer asks for them.
+//!
+//! What is emitted, and why: DequantizeLinear over a private, constant `[K,N]` weight with `axis=0` is the one
+//! form that ONNX Runtime fuses into a quantized matrix product; a table is gathered first and scaled after,
+//! because a DequantizeLinear before Gather would expand the whole table on every run.
+
+mod edit;
+mod gather;
+mod linear;
+
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+use crate::graph::{Inventory, WeightUse, sweep};
+use crate::onnx::proto::StringStringEntryProto;
+use crate::onnx::{Checked, Draft, Model};
+use crate::opset;
+use crate::plan::{Encoding, Plan};
+use crate::quant::WeightError;
+
+use edit::Edit;
+
+/// A plan carried out: a draft to be saved, and what its production will have measured.
+pub struct Rewritten<'m> {
+    /// The graph, with payloads still to be produced.
+    pub draft: Draft<'m>,
+    /// Errors of the weights, filled while the draft is saved.
+    pub errors: Errors,
+    /// What raising the operator set changed; `None` where it was not needed.
+    pub raised: Option<opset::Raised>,
+}
+
+/// The measured error of each encoded use, as (decision, use, error).
+#[derive(Debug, Clone, Default)]
+pub struct Errors(Arc<Mutex<Vec<(usize, usize, WeightError)>>>);
+
+impl Errors {
+    fn push(&self, decision: usize, usage: usize, error: WeightError) {
+        if let Ok(mut list) = self.0.lock() {
+            list.push((decision, usage, error));
+        }
+    }
+
+    /// What has been measured so far, in the order of the plan.
+    pub fn sorted(&self) -> Vec<(usize, usize, WeightError)> {
+        let mut list = self.0.lock().map(|list| list.clone()).unwrap_or_default();
+        list.sort_by_key(|(decision, usage, _)| (*decision, *usage));
+        list
+    }
+}
+
+/// Carries `plan` out on a copy of `model`'s graph; `metadata` is added under its keys.
+///
+/// No weight is read: payloads are produced by [`Draft::groups`] while the draft is saved.
+///
+/// # Errors
+/// [`crate::error::Kind::Caller`] when the plan does not fit the model,
+/// [`crate::error::Kind::Unsupported`] when an operator cannot be raised to opset 21.
+pub fn rewrite<'m>(
+    model: &'m Checked<Model>,
+    inventory: &Inventory,
+    plan: &Plan,
+    metadata: &[(&str, String)],
+) -> Result<Rewritten<'m>> {
+    if plan.decisions.len() != inventory.weights.len() {
+        return Err(misfit("another number of tensors"));
+    }
+    let errors = Errors::default();
+    let mut edit = Edit::new(model, errors.clone());
+    for (at, (decision, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
+        if decision.tensor != weight.name || decision.uses.len() != weight.uses.len() {
+            return Err(misfit(&format!("'{}' is not the same there", decision.tensor)));
+        }
+        for (number, (usage, found)) in decision.uses.iter().zip(&weight.uses).enumerate() {
+            let site = match found {
+                WeightUse::Site(site) => inventory.sites.get(*site),
+                WeightUse::Other { .. } => None,
+            };
+            match (usage.encoding, site) {
+                (Encoding::Float, _) => {}
+                (Encoding::Blocks { scheme, algorithm }, Some(site)) => {
+                    linear::encode(&mut edit, site, &weight.name, scheme, algorithm, (at, number))?;
+                }
+                (Encoding::Rows { scales, algorithm }, Some(site)) => {
+                    gather::encode(&mut edit, site, &weight.name, scales, algorithm, (at, number))?;
+                }
+                (_, None) => return Err(misfit(&format!("'{}' cannot be encoded there", decision.tensor))),
+            }
+        }
+    }
+    let mut draft = edit.finish();
+    let raised = if plan.needs_blocks() { Some(opset::raise(&mut draft.proto)?) } else { None };
+    sweep(&mut draft.proto);
+    let entries = metadata.iter().map(|(key, value)| StringStringEntryProto {
+        key: Some((*key).to_owned()),
+        value: Some(value.clone()),
+    });
+    draft.proto.metadata_props.retain(|entry| !metadata.iter().any(|(key, _)| *key == entry.key()));
+    draft.proto.metadata_props.extend(entries);
+    Ok(Rewritten { draft, errors, raised })
+}
+
+fn misfit(what: &str) -> Error {
+    Error::caller("plan", format!("does not fit this model: {what}"))
+        .help("make it again with `efq rewrite --dry-run --plan FILE`")
+}
