@@ -1,1 +1,7 @@
-fn main() {}
+//! The `efq` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    efq::cli::main()
+}

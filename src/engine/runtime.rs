@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use prost::Message as _;
 use tract_onnx::prelude::*;
+use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::internal::{InferenceFact, InferenceModelExt, ToDim};
 
 use super::{Variant, activation, lower, refuse};
@@ -78,6 +79,31 @@ impl Runner {
         })
     }
 
+    /// This runner with other values in the constant `name`, in its shape; `None` if it has no such constant of
+    /// as many floating-point values.
+    pub fn with_constant(&self, name: &str, values: &[f32]) -> Option<Runner> {
+        let made = guarded("replacing a constant", || {
+            let mut model = self.model.clone();
+            let node = model.nodes().iter().find(|node| node.name == name || has_label(&model, node.id, name));
+            let Some((id, old)) = node.and_then(|node| Some((node.id, node.op_as::<Const>()?.val().clone()))) else {
+                return Ok(None);
+            };
+            if old.len() != values.len() || !old.datum_type().is_float() {
+                return Ok(None);
+            }
+            let dense = Tensor::from_shape(old.shape(), values)?;
+            let tensor = dense.cast_to_dt(old.datum_type())?.into_owned().into_arc_tensor();
+            let node = model.node_mut(id);
+            node.op = Box::new(Const::new(tensor.clone())?);
+            if let Some(output) = node.outputs.first_mut() {
+                output.fact = InferenceFact::try_from(&tensor)?;
+            }
+            Ok(Some(model))
+        });
+        let model = made.ok().flatten()?;
+        Some(Self { model, inputs: self.inputs.clone(), plans: Mutex::default() })
+    }
+
     /// The plan for these input shapes, made at their first use.
     fn plan(&self, arrays: &[&Array]) -> Result<Plan> {
         let key: Vec<Vec<usize>> = arrays.iter().map(|array| array.shape.clone()).collect();
@@ -98,6 +124,10 @@ impl Runner {
         plans.insert(key, plan.clone());
         Ok(plan)
     }
+}
+
+fn has_label(model: &InferenceModel, node: usize, name: &str) -> bool {
+    model.outlet_label(OutletId::new(node, 0)) == Some(name)
 }
 
 fn datum_type(data_type: DataType) -> TractResult<DatumType> {

@@ -7,6 +7,7 @@
 
 mod index;
 mod operand;
+mod output;
 mod roles;
 mod site;
 mod sweep;
@@ -14,6 +15,7 @@ mod values;
 
 pub use index::{Index, Use};
 pub use operand::{Operand, Origin, constant_integers, constant_tensor, operand};
+pub use output::{Measured, measured_output};
 pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory, is_float, subject};
 pub use sweep::sweep;
 pub use values::{Values, stored};

@@ -21,5 +21,5 @@ pub use encode::{LazyPart, field_len};
 pub(crate) use external::map_file;
 pub use load::{find, load, load_bytes};
 pub use model::{Checked, Model, hex, opset_version};
-pub use save::{Draft, Layout, Produce, SaveOptions, Saved, check_target, save};
+pub use save::{Draft, Layout, Produce, SaveOptions, Saved, Staged, check_target};
 pub use wire::UnknownField;

@@ -1,15 +1,15 @@
 //! Model → file: payloads are produced while the file is written, the result replaces nothing unless asked
-//! to, and appears under its name only when it is complete.
+//! to, and appears under its name only when it is complete and found good.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
+use tempfile::{TempDir, TempPath};
 
 use super::encode::{LazyPart, Piece, encode};
 use super::model::hex;
@@ -40,17 +40,34 @@ pub struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// A draft of a model that is complete as it is.
-    pub fn complete(proto: ModelProto) -> Self {
-        Self { proto, lazy: HashMap::new(), groups: Vec::new() }
+    /// The whole encoded model in memory.
+    ///
+    /// # Errors
+    /// Errors of a payload's production.
+    pub fn to_bytes(&self) -> Result<Bytes> {
+        let mut bytes = Vec::new();
+        let mut current: Option<(usize, Vec<Vec<u8>>)> = None;
+        for piece in encode(&self.proto, &self.lazy) {
+            match piece {
+                Piece::Bytes(part) => bytes.extend_from_slice(&part),
+                Piece::Lazy(lazy) => {
+                    if current.as_ref().is_none_or(|(group, _)| *group != lazy.group) {
+                        let produce = self.groups.get(lazy.group);
+                        let made = produce.map(|produce| produce()).transpose()?.unwrap_or_default();
+                        current = Some((lazy.group, made));
+                    }
+                    let part = current.as_ref().and_then(|(_, parts)| parts.get(lazy.part));
+                    bytes.extend_from_slice(part.map_or(&[], Vec::as_slice));
+                }
+            }
+        }
+        Ok(bytes.into())
     }
 }
 
 /// How to write.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SaveOptions {
-    /// Replace an existing file. Default: refuse.
-    pub overwrite: bool,
     /// Put weights into `NAME_data` beside the model. Default: only above [`INLINE_BYTES`].
     pub external: bool,
 }
@@ -124,67 +141,108 @@ pub fn check_target(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<
         let side = folder.join(side_name(target));
         for path in [target, &side] {
             if path.symlink_metadata().is_ok() {
-                return Err(Error::caller(path.display().to_string(), "exists already")
-                    .help("--force replaces it, -o names another file"));
+                return Err(taken(path));
             }
         }
     }
     Ok(())
 }
 
-/// Writes `draft` to `target` through a temporary file in the same folder.
+/// A complete model in a temporary folder beside its target; gone when dropped, unless published.
+pub struct Staged {
+    folder: TempDir,
+    target: PathBuf,
+    sides: Vec<PathBuf>,
+    saved: Saved,
+}
+
+impl Staged {
+    /// Where the model lies until it is published.
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join(self.target.file_name().unwrap_or_default())
+    }
+
+    /// Where it goes.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// What was written.
+    pub fn saved(&self) -> &Saved {
+        &self.saved
+    }
+
+    /// Moves the files under their names.
+    ///
+    /// # Errors
+    /// The target exists (without `overwrite`), or cannot be written.
+    pub fn publish(self, overwrite: bool) -> Result<Saved> {
+        let folder = folder_of(&self.target);
+        for side in &self.sides {
+            let wanted = folder.join(side);
+            if let Some(parent) = wanted.parent() {
+                std::fs::create_dir_all(parent).map_err(|error| unwritable(parent, &error))?;
+            }
+            place(&self.folder.path().join(side), &wanted, overwrite)?;
+        }
+        place(&self.path(), &self.target, overwrite)?;
+        Ok(self.saved)
+    }
+}
+
+/// Writes `draft` completely, but not yet under the name `target`.
 ///
 /// At most two groups of payloads are in memory at a time. On an error nothing is left behind.
 ///
 /// # Errors
 /// I/O errors, errors of a payload's production, [`crate::error::Kind::Interrupted`].
-pub fn save(
+pub fn stage(
     draft: &Draft<'_>,
     target: &Path,
     options: SaveOptions,
     progress: &dyn Progress,
-) -> Result<Saved> {
+) -> Result<Staged> {
     let layout = Layout::new(draft, target, options)?;
-    let folder = folder_of(target);
-    let mut writer = Writer { draft, progress };
     let (bytes, side_bytes) = layout.sizes();
-
-    let side = match layout.side.as_slice() {
-        [] => None,
-        pieces => Some(writer.write(folder, pieces, false)?.0),
-    };
-    let (model, sha256) = writer.write(folder, &layout.model, true)?;
-    if let Some(side) = side {
-        place(side, &folder.join(side_name(target)), options.overwrite)?;
+    progress.stage("writing", bytes + side_bytes);
+    let folder = staging(target)?;
+    let writer = Writer { draft, progress };
+    let mut sides = Vec::new();
+    if !layout.side.is_empty() {
+        let name = PathBuf::from(side_name(target));
+        writer.write(&folder.path().join(&name), &layout.side, false)?;
+        sides.push(name);
     }
-    place(model, target, options.overwrite)?;
-    Ok(Saved { bytes, side_bytes, sha256 })
+    let model = folder.path().join(target.file_name().unwrap_or_default());
+    let sha256 = writer.write(&model, &layout.model, true)?;
+    let saved = Saved { bytes, side_bytes, sha256 };
+    Ok(Staged { folder, target: target.to_owned(), sides, saved })
 }
 
-/// Copies the files of an unchanged model byte for byte: the model to `target`, its side files beside it
-/// under their own names.
+/// Copies the files of an unchanged model byte for byte: its side files keep their names.
 ///
 /// # Errors
-/// I/O errors; a side file's name is taken.
-pub fn copy(model: &super::Model, target: &Path, overwrite: bool) -> Result<Saved> {
-    let folder = folder_of(target);
-    let mut placed = Vec::new();
-    for source in model.side_paths() {
-        let root = folder_of(model.path()).canonicalize().map_err(|error| Error::io(source, &error))?;
-        let wanted = folder.join(source.strip_prefix(&root).unwrap_or(source));
-        if wanted.canonicalize().is_ok_and(|real| real == *source) {
-            continue;
+/// I/O errors.
+pub fn stage_copy(model: &super::Model, target: &Path) -> Result<Staged> {
+    let folder = staging(target)?;
+    let root = folder_of(model.path());
+    let root = root.canonicalize().map_err(|error| Error::io(root, &error))?;
+    let in_place = folder_of(target).canonicalize().is_ok_and(|real| real == root);
+    let mut sides = Vec::new();
+    for source in model.side_paths().iter().filter(|_| !in_place) {
+        let name = source.strip_prefix(&root).unwrap_or(source).to_owned();
+        let staged = folder.path().join(&name);
+        if let Some(parent) = staged.parent() {
+            std::fs::create_dir_all(parent).map_err(|error| unwritable(parent, &error))?;
         }
-        let bytes = super::external::map_file(source)?;
-        placed.push((write_bytes(folder_of(&wanted), &bytes)?, wanted));
+        std::fs::copy(source, &staged).map_err(|error| unwritable(&staged, &error))?;
+        sides.push(name);
     }
-    let file = write_bytes(folder, model.file_bytes())?;
-    for (side, wanted) in placed {
-        place(side, &wanted, overwrite)?;
-    }
-    place(file, target, overwrite)?;
-    let side_bytes = model.size() - model.file_bytes().len() as u64;
-    Ok(Saved { bytes: model.file_bytes().len() as u64, side_bytes, sha256: model.digest() })
+    let file = folder.path().join(target.file_name().unwrap_or_default());
+    std::fs::write(&file, model.file_bytes()).map_err(|error| unwritable(&file, &error))?;
+    let bytes = model.file_bytes().len() as u64;
+    let saved = Saved { bytes, side_bytes: model.size() - bytes, sha256: model.digest() };
+    Ok(Staged { folder, target: target.to_owned(), sides, saved })
 }
 
 /// Writes a small text file (a report, a plan) through a temporary one.
@@ -192,8 +250,10 @@ pub fn copy(model: &super::Model, target: &Path, overwrite: bool) -> Result<Save
 /// # Errors
 /// I/O errors; the file exists and `overwrite` is not set.
 pub fn write_text(target: &Path, text: &str, overwrite: bool) -> Result<()> {
-    let file = write_bytes(folder_of(target), text.as_bytes())?;
-    place(file, target, overwrite)
+    let folder = staging(target)?;
+    let file = folder.path().join(target.file_name().unwrap_or_default());
+    std::fs::write(&file, text).map_err(|error| unwritable(&file, &error))?;
+    place(&file, target, overwrite)
 }
 
 struct Writer<'d, 'a> {
@@ -202,16 +262,16 @@ struct Writer<'d, 'a> {
 }
 
 impl Writer<'_, '_> {
-    fn write(&mut self, folder: &Path, pieces: &[Piece], digest: bool) -> Result<(NamedTempFile, String)> {
-        let file = create(folder)?;
+    /// Writes `pieces` to a new file; gives its SHA-256 if `digest` is set.
+    fn write(&self, path: &Path, pieces: &[Piece], digest: bool) -> Result<String> {
+        let file = File::create_new(path).map_err(|error| unwritable(path, &error))?;
         let mut hasher = Sha256::new();
-        let path = file.path().to_owned();
-        let mut out = BufWriter::with_capacity(1 << 18, file.as_file());
+        let mut out = BufWriter::with_capacity(1 << 18, file);
         let mut put = |bytes: &[u8]| -> Result<()> {
             if digest {
                 hasher.update(bytes);
             }
-            out.write_all(bytes).map_err(|error| unwritable(folder, &error))?;
+            out.write_all(bytes).map_err(|error| unwritable(path, &error))?;
             self.progress.advance(bytes.len() as u64);
             if self.progress.cancelled() { Err(Error::interrupted()) } else { Ok(()) }
         };
@@ -251,10 +311,8 @@ impl Writer<'_, '_> {
             }
             Ok(())
         })?;
-        out.flush().map_err(|error| unwritable(&path, &error))?;
-        drop(out);
-        let sum = if digest { hex(&hasher.finalize()) } else { String::new() };
-        Ok((file, sum))
+        out.flush().map_err(|error| unwritable(path, &error))?;
+        Ok(if digest { hex(&hasher.finalize()) } else { String::new() })
     }
 }
 
@@ -318,33 +376,26 @@ fn side_name(target: &Path) -> String {
     format!("{name}_data")
 }
 
-fn create(folder: &Path) -> Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".efq-").suffix(".part");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder).map_err(|error| unwritable(folder, &error))
-}
-
-fn write_bytes(folder: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
-    let file = create(folder)?;
-    let mut handle: &File = file.as_file();
-    handle.write_all(bytes).map_err(|error| unwritable(folder, &error))?;
-    Ok(file)
+/// A folder beside `target` that only efq uses, on the same file system.
+fn staging(target: &Path) -> Result<TempDir> {
+    let folder = folder_of(target);
+    tempfile::Builder::new().prefix(".efq-").tempdir_in(folder).map_err(|error| unwritable(folder, &error))
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Error {
     Error::io(path, error).help("nothing was written")
 }
 
-fn place(file: NamedTempFile, target: &Path, overwrite: bool) -> Result<()> {
+fn place(file: &Path, target: &Path, overwrite: bool) -> Result<()> {
+    let file = TempPath::try_from_path(file).map_err(|error| unwritable(target, &error))?;
     let placed = if overwrite { file.persist(target) } else { file.persist_noclobber(target) };
-    match placed {
-        Ok(_) => Ok(()),
-        Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => {
-            Err(Error::caller(target.display().to_string(), "exists already")
-                .help("--force replaces it, -o names another file"))
-        }
-        Err(error) => Err(unwritable(target, &error.error)),
-    }
+    placed.map_err(|error| match error.error.kind() {
+        std::io::ErrorKind::AlreadyExists => taken(target),
+        _ => unwritable(target, &error.error),
+    })
+}
+
+fn taken(path: &Path) -> Error {
+    Error::caller(path.display().to_string(), "exists already")
+        .help("--force replaces it, -o names another file")
 }

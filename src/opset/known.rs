@@ -121,6 +121,10 @@ impl<'o, 'm> Scope<'o, 'm> {
 
     fn infer(&self, node: &'m NodeProto) -> Value<'m> {
         let input = |index: usize| node.input.get(index).map(|name| self.value(name)).unwrap_or_default();
+        // What the caller of a function gives is not known here.
+        if node.attribute.iter().any(|attribute| !attribute.ref_attr_name().is_empty()) {
+            return Value::default();
+        }
         if node.op_type() == "Constant" {
             let tensor = attribute(node, "value").and_then(|value| value.t.as_ref());
             return tensor.map(Value::of_tensor).unwrap_or_default();
@@ -162,53 +166,7 @@ impl<'o, 'm> Scope<'o, 'm> {
                 let keeps = attribute(node, "keepdims").is_none_or(|keepdims| keepdims.i() != 0);
                 if keeps { input(0).rank } else { input(0).rank?.checked_sub(self.axes(node)?) }
             }
-            "AveragePool"
-            | "BatchNormalization"
-            | "Cast"
-            | "Ceil"
-            | "Clip"
-            | "Concat"
-            | "Conv"
-            | "ConvTranspose"
-            | "CumSum"
-            | "Dropout"
-            | "Elu"
-            | "Erf"
-            | "Exp"
-            | "Floor"
-            | "GlobalAveragePool"
-            | "GlobalMaxPool"
-            | "HardSigmoid"
-            | "Hardmax"
-            | "Identity"
-            | "InstanceNormalization"
-            | "LRN"
-            | "LayerNormalization"
-            | "LeakyRelu"
-            | "Log"
-            | "LogSoftmax"
-            | "MaxPool"
-            | "Neg"
-            | "Not"
-            | "Pad"
-            | "Reciprocal"
-            | "Relu"
-            | "Resize"
-            | "ScatterElements"
-            | "ScatterND"
-            | "Selu"
-            | "Sigmoid"
-            | "Sign"
-            | "Slice"
-            | "Softmax"
-            | "Softplus"
-            | "Softsign"
-            | "Split"
-            | "Sqrt"
-            | "Tanh"
-            | "Tile"
-            | "TopK"
-            | "Upsample" => input(0).rank,
+            name if SAME_RANK.contains(&name) => input(0).rank,
             _ => None,
         }
     }
@@ -248,27 +206,21 @@ impl<'o, 'm> Scope<'o, 'm> {
 }
 
 /// Operators whose first output has the shape to which the inputs broadcast.
-const BROADCAST: [&str; 20] = [
-    "Add",
-    "And",
-    "Div",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Max",
-    "Mean",
-    "Min",
-    "Mod",
-    "Mul",
-    "Or",
-    "PRelu",
-    "Pow",
-    "Sub",
-    "Sum",
-    "Where",
-    "Xor",
+#[rustfmt::skip]
+const BROADCAST: &[&str] = &[
+    "Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean",
+    "Min", "Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor",
+];
+
+/// Operators whose first output has the rank of the first input.
+#[rustfmt::skip]
+const SAME_RANK: &[&str] = &[
+    "AveragePool", "BatchNormalization", "Cast", "Ceil", "Clip", "Concat", "Conv", "ConvTranspose",
+    "CumSum", "Dropout", "Elu", "Erf", "Exp", "Floor", "GlobalAveragePool", "GlobalMaxPool",
+    "HardSigmoid", "Hardmax", "Identity", "InstanceNormalization", "LRN", "LayerNormalization",
+    "LeakyRelu", "Log", "LogSoftmax", "MaxPool", "Neg", "Not", "Pad", "Reciprocal", "Relu", "Resize",
+    "ScatterElements", "ScatterND", "Selu", "Sigmoid", "Sign", "Slice", "Softmax", "Softplus", "Softsign",
+    "Split", "Sqrt", "Tanh", "Tile", "TopK", "Upsample",
 ];
 
 impl<'m> Value<'m> {
@@ -287,5 +239,5 @@ impl<'m> Value<'m> {
 }
 
 fn attribute<'m>(node: &'m NodeProto, name: &str) -> Option<&'m AttributeProto> {
-    node.attribute.iter().find(|attribute| attribute.name() == name && attribute.ref_attr_name().is_empty())
+    node.attribute.iter().find(|attribute| attribute.name() == name)
 }

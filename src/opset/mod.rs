@@ -2,8 +2,8 @@
 //!
 //! Blocked `DequantizeLinear` and INT4 tensors came with opset 21 and IR 10. An older model is raised to both: each
 //! operator that changed its meaning or form since the model's opset is rewritten by its rule, in the main graph, in
-//! `If`, `Loop` and `Scan` bodies at any depth, and in model-local functions. [`table`] lists every operator and the
-//! opsets at which it changed; [`rules`] has one function per change that matters. The rewritten forms were compared
+//! `If`, `Loop` and `Scan` bodies at any depth, and in model-local functions. `table` lists every operator and the
+//! opsets at which it changed; `rules` has one function per change that matters. The rewritten forms were compared
 //! with the original ones in ONNX Runtime 1.32, see `tests/deploy/opset.py`.
 
 mod known;
@@ -11,6 +11,8 @@ mod plan;
 mod rules;
 mod site;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 

@@ -154,10 +154,10 @@ impl Plan {
         self.decisions.iter().any(Decision::is_encoded)
     }
 
-    /// Whether any use needs DequantizeLinear with blocks, and so opset 21.
-    pub fn needs_blocks(&self) -> bool {
-        let mut uses = self.decisions.iter().flat_map(|decision| &decision.uses);
-        uses.any(|usage| matches!(usage.encoding, Encoding::Blocks { .. }))
+    /// Uses that become DequantizeLinear with blocks, which needs opset 21.
+    pub fn blocked_uses(&self) -> usize {
+        let uses = self.decisions.iter().flat_map(|decision| &decision.uses);
+        uses.filter(|usage| matches!(usage.encoding, Encoding::Blocks { .. })).count()
     }
 
     /// The plan as JSON, the same bytes for the same plan.

@@ -90,7 +90,7 @@ pub fn rewrite<'m>(
         }
     }
     let mut draft = edit.finish();
-    let raised = if plan.needs_blocks() { Some(opset::raise(&mut draft.proto)?) } else { None };
+    let raised = if plan.blocked_uses() > 0 { Some(opset::raise(&mut draft.proto)?) } else { None };
     sweep(&mut draft.proto);
     let entries = metadata.iter().map(|(key, value)| StringStringEntryProto {
         key: Some((*key).to_owned()),

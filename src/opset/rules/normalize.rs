@@ -7,13 +7,20 @@ use crate::{
 };
 
 /// `BatchNormalization` before 14: attribute `spatial` (before 9) goes; 0 meant statistics per element, which is the
-/// same only for rank 2. The outputs of training mode go if nothing reads them.
+/// same only for rank 2. A node that lists more than one output is in training mode, whether they are read or not:
+/// ONNX Runtime then normalizes with the statistics of the batch.
 pub fn batch_normalization(site: &mut Site<'_, '_>) -> Result<()> {
     let data = site.required_input(0)?;
     if site.take_int("spatial")? == Some(0) && site.scope.rank(&data) != Some(2) {
         return Err(site.unsupported("has spatial=0, statistics per element, which later opsets do not have"));
     }
-    site.keep_first_output("gives statistics of training, which later opsets give only in training mode")
+    if site.node.output.iter().skip(1).any(|name| !name.is_empty()) {
+        return Err(
+            site.unsupported("lists outputs of training mode, in which it uses the statistics of the batch")
+        );
+    }
+    site.node.output.truncate(1);
+    Ok(())
 }
 
 /// `Dropout` before 12: attribute `ratio` goes, since inference drops nothing. The mask goes if nothing reads it: it

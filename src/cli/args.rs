@@ -1,0 +1,395 @@
+//! What can be typed.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::error::Result;
+use crate::preset::{self, AlgorithmName, BlockSize, Preset, Scales, Store};
+use crate::settings::{Overrides, Settings};
+
+/// INT4 weights for ONNX models, with a statement of what they cost.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = "\
+Examples:
+  efq rewrite bert.onnx -p automotive_adas -o bert.int4.onnx --data test.npz
+  efq inspect bert.onnx
+  efq presets show automotive_adas > mine.yaml
+
+Exit codes: 0 done, 1 gate failed, 2 usage or preset error, 3 bad model or data,
+4 undecided or not verified under --strict, 130 interrupted")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub general: General,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "General")]
+pub(super) struct General {
+    /// Print nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// List every tensor
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Form of the result on standard output
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Threads to use [default: all]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    pub(super) fn apply(self) {
+        match self {
+            Color::Auto => anstream::ColorChoice::Auto,
+            Color::Always => anstream::ColorChoice::Always,
+            Color::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Quantize a model's weights and say what it costs
+    Rewrite(Box<Rewrite>),
+    /// Hold a rewritten model, from any tool, against its original
+    Validate(Validate),
+    /// Show how much each weight suffers under each scheme, and which preset fits
+    Analyze(Analyze),
+    /// Show every tensor: role, shape, bytes, operator, and what efq would do
+    Inspect(Inspect),
+    /// List the built-in presets, or show one
+    Presets(Presets),
+    /// Print a completion script for a shell
+    Completions(Completions),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  efq rewrite bert.onnx -p automotive_adas -o bert.int4.onnx --data test.npz
+  efq rewrite vit/ -p high_compression -o vit.onnx --dry-run
+  efq rewrite gpt.onnx -p mine.yaml -o gpt.int4.onnx --keep '*/lm_head/*' --tensor 'h.0.*=int8'
+  efq rewrite bert.onnx -p medical_grade -o out.onnx --data test.npz --strict --report out.md")]
+pub(super) struct Rewrite {
+    /// Model file, or a folder that holds model.onnx or onnx/model.onnx
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub preset: PresetArgs,
+    /// Where the result goes
+    #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
+    pub output: Option<PathBuf>,
+    /// Decide and show, write no model
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Write the plan (a decision for every tensor) to this file
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    /// Repeat a plan, to the same bytes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "embeddings", "head"])]
+    pub from_plan: Option<PathBuf>,
+    #[command(flatten)]
+    pub samples: SampleArgs,
+    /// Run original and result on the samples
+    #[arg(long, value_enum, default_value_t = ValidateWhen::Auto, value_name = "WHEN")]
+    pub validate: ValidateWhen,
+    #[command(flatten)]
+    pub gate: GateArgs,
+    #[command(flatten)]
+    pub weights: WeightArgs,
+    /// Do not raise tensors when the target is missed
+    #[arg(long)]
+    pub no_repair: bool,
+    /// Write the result also when the gate fails
+    #[arg(long)]
+    pub keep_output: bool,
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+    /// Put weights into FILE_data beside the output
+    #[arg(long)]
+    pub external_data: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  efq validate bert.onnx bert.int4.onnx -p automotive_adas --data test.npz
+  efq validate bert.onnx other-tool.onnx -p medical_grade --data test.npz --strict --report gate.json")]
+pub(super) struct Validate {
+    /// The model as it was
+    pub original: PathBuf,
+    /// The model in question
+    pub rewritten: PathBuf,
+    #[command(flatten)]
+    pub preset: PresetArgs,
+    #[command(flatten)]
+    pub samples: SampleArgs,
+    #[command(flatten)]
+    pub gate: GateArgs,
+    /// Replace existing report files
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  efq analyze bert.onnx
+  efq analyze bert.onnx --data calib.npz")]
+pub(super) struct Analyze {
+    /// Model file or folder
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub samples: SampleArgs,
+    /// How scales are chosen
+    #[arg(long, value_enum, default_value_t = AlgorithmArg::Search)]
+    pub algorithm: AlgorithmArg,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  efq inspect bert.onnx
+  efq inspect bert.onnx -p high_compression -v
+  efq inspect bert.onnx --format json")]
+pub(super) struct Inspect {
+    /// Model file or folder
+    pub model: PathBuf,
+    /// Preset for the column of what efq would do
+    #[arg(short, long, value_name = "NAME|FILE", default_value = "balanced_production")]
+    pub preset: String,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Presets {
+    #[command(subcommand)]
+    pub show: Option<PresetsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PresetsCommand {
+    /// Print a preset as YAML, to start one of your own from
+    Show {
+        /// Built-in name
+        name: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Completions {
+    /// Shell
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct PresetArgs {
+    /// Built-in preset, or a YAML file
+    #[arg(short, long, value_name = "NAME|FILE")]
+    pub preset: String,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Samples")]
+pub(super) struct SampleArgs {
+    /// .npz with one array per input (first axis: samples) and optionally `labels`, or a folder with
+    /// test_data_set_*; without it synthetic samples are made
+    #[arg(long, value_name = "FILE")]
+    pub data: Option<PathBuf>,
+    /// Seed of synthetic samples
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Output to compare [default: the one called logits, else the first]
+    #[arg(long, value_name = "NAME")]
+    pub output_name: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Gate")]
+pub(super) struct GateArgs {
+    /// Exit with 4 when the samples cannot decide or nothing was verified
+    #[arg(long)]
+    pub strict: bool,
+    /// Accepted loss in percent, instead of the preset's
+    #[arg(long, value_name = "PERCENT")]
+    pub accuracy_target: Option<f64>,
+    /// Accepted mean cosine, instead of the preset's
+    #[arg(long, value_name = "COSINE")]
+    pub min_cosine: Option<f64>,
+    /// Write the report to FILE.json or FILE.md; may be given for each
+    #[arg(long, value_name = "FILE")]
+    pub report: Vec<PathBuf>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Weights")]
+pub(super) struct WeightArgs {
+    /// How scales and zero points are chosen
+    #[arg(long, value_enum)]
+    pub algorithm: Option<AlgorithmArg>,
+    /// Rows that share a scale
+    #[arg(long, value_enum)]
+    pub block_size: Option<BlockArg>,
+    /// Blocks without zero points
+    #[arg(long, conflicts_with = "asymmetric")]
+    pub symmetric: bool,
+    /// Blocks with zero points
+    #[arg(long)]
+    pub asymmetric: bool,
+    /// Type of the scales
+    #[arg(long, value_enum)]
+    pub scales: Option<ScalesArg>,
+    /// How embedding tables are stored, whatever the preset keeps
+    #[arg(long, value_enum)]
+    pub embeddings: Option<TableArg>,
+    /// How the head is stored, whatever the preset keeps
+    #[arg(long, value_enum)]
+    pub head: Option<HeadArg>,
+    /// Keep these in full precision: a role, or a glob over tensor and node names; may be repeated
+    #[arg(long, value_name = "PATTERN")]
+    pub keep: Vec<String>,
+    /// Store these so: PATTERN=int4|int8|float; may be repeated, the first that matches wins
+    #[arg(long, value_name = "PATTERN=HOW")]
+    pub tensor: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ValidateWhen {
+    /// Where it is possible
+    Auto,
+    /// An error where it is not
+    Always,
+    /// Not at all
+    Never,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum AlgorithmArg {
+    /// Round to nearest
+    Rtn,
+    /// Round to nearest after clipping at a percentile
+    Percentile,
+    /// Least squared error over scales and zero points
+    Search,
+}
+
+impl From<AlgorithmArg> for AlgorithmName {
+    fn from(arg: AlgorithmArg) -> Self {
+        match arg {
+            AlgorithmArg::Rtn => AlgorithmName::Rtn,
+            AlgorithmArg::Percentile => AlgorithmName::Percentile,
+            AlgorithmArg::Search => AlgorithmName::Search,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum BlockArg {
+    #[value(name = "16")]
+    B16,
+    #[value(name = "32")]
+    B32,
+    #[value(name = "64")]
+    B64,
+    #[value(name = "128")]
+    B128,
+    #[value(name = "256")]
+    B256,
+    /// Attention 32, feed-forward 128, else 64
+    Adaptive,
+}
+
+impl From<BlockArg> for BlockSize {
+    fn from(arg: BlockArg) -> Self {
+        match arg {
+            BlockArg::B16 => BlockSize::B16,
+            BlockArg::B32 => BlockSize::B32,
+            BlockArg::B64 => BlockSize::B64,
+            BlockArg::B128 => BlockSize::B128,
+            BlockArg::B256 => BlockSize::B256,
+            BlockArg::Adaptive => BlockSize::Adaptive,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ScalesArg {
+    /// Half the bytes, where every scale of a tensor fits
+    Fp16,
+    Fp32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum TableArg {
+    Keep,
+    Int8,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum HeadArg {
+    Keep,
+    Int8,
+    Int4,
+}
+
+impl WeightArgs {
+    /// The settings of `preset` with these and the gate's options.
+    pub(super) fn settings(&self, preset: &Preset, gate: &GateArgs) -> Result<Settings> {
+        let symmetric = match (self.symmetric, self.asymmetric) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        };
+        let overrides = Overrides {
+            algorithm: self.algorithm.map(AlgorithmName::from),
+            block_size: self.block_size.map(BlockSize::from),
+            symmetric,
+            scales: self.scales.map(|scales| match scales {
+                ScalesArg::Fp16 => Scales::Fp16,
+                ScalesArg::Fp32 => Scales::Fp32,
+            }),
+            embeddings: self.embeddings.map(|table| match table {
+                TableArg::Keep => Store::Float,
+                TableArg::Int8 => Store::Int8,
+            }),
+            head: self.head.map(|head| match head {
+                HeadArg::Keep => Store::Float,
+                HeadArg::Int8 => Store::Int8,
+                HeadArg::Int4 => Store::Int4,
+            }),
+            keep: self.keep.clone(),
+            tensors: self.tensor.clone(),
+            accuracy_target: gate.accuracy_target,
+            min_cosine: gate.min_cosine,
+        };
+        Settings::new(preset, &overrides)
+    }
+}
+
+impl PresetArgs {
+    pub(super) fn load(&self) -> Result<Preset> {
+        preset::load(&self.preset)
+    }
+}

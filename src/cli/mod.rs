@@ -1,0 +1,69 @@
+//! The command line: arguments to options, progress, exit codes. Each subcommand has a file that reads as its
+//! story; what they do is in the library.
+
+mod analyze;
+mod args;
+mod completions;
+mod exit;
+mod inspect;
+mod outcome;
+mod presets;
+mod progress;
+mod rewrite;
+mod validate;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::engine::hush_panics;
+use crate::error::{Error, Kind};
+use crate::report::for_terminal;
+use args::{Args, Command};
+use exit::Exit;
+
+/// Runs the command with the arguments of the process.
+pub fn main() -> ExitCode {
+    hush_panics();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+        }
+    };
+    args.general.color.apply();
+    if let Some(threads) = args.general.threads {
+        // Fails only where the pool was made before, and then it serves as well.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+    }
+    let general = &args.general;
+    let result = match &args.command {
+        Command::Rewrite(command) => rewrite::run(command, general),
+        Command::Validate(command) => validate::run(command, general),
+        Command::Analyze(command) => analyze::run(command, general),
+        Command::Inspect(command) => inspect::run(command, general),
+        Command::Presets(command) => presets::run(command),
+        Command::Completions(command) => completions::run(command),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let mut stderr = anstream::stderr();
+            let _ = writeln!(stderr, "error: {}", for_terminal(&error.to_string()));
+            Exit::of(&error).into()
+        }
+    }
+}
+
+/// Writes results to standard output; a reader that went away is no error.
+fn print(text: &str) -> Result<(), Error> {
+    let mut stdout = anstream::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::new(Kind::Io, "standard output", error.to_string()))
+        }
+        _ => Ok(()),
+    }
+}

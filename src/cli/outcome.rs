@@ -1,0 +1,74 @@
+//! What follows from a report: files, standard output, warnings, the exit code.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::args::{Format, GateArgs, General};
+use super::exit::Exit;
+use super::print;
+use crate::error::{Error, Result};
+use crate::onnx::check_target;
+use crate::onnx::save::write_text;
+use crate::report::{Report, Validation, markdown, text};
+use crate::validate::Outcome;
+
+/// Refuses report files that cannot be written, before any work.
+pub(super) fn check_reports(files: &[PathBuf], overwrite: bool) -> Result<()> {
+    for file in files {
+        form(file)?;
+        check_target(file, &[], overwrite)?;
+    }
+    Ok(())
+}
+
+/// Writes and prints `report`, and gives the exit code that it means.
+pub(super) fn deliver(report: &Report, gate: &GateArgs, general: &General, overwrite: bool) -> Result<Exit> {
+    for file in &gate.report {
+        let content = match form(file)? {
+            Form::Json => report.json(),
+            Form::Markdown => markdown(report),
+        };
+        write_text(file, &content, overwrite)?;
+    }
+    match general.format {
+        Format::Json => print(&report.json())?,
+        Format::Text if general.quiet => {}
+        Format::Text => print(&text(report, general.verbose))?,
+    }
+    Ok(exit_of(report, gate.strict, general))
+}
+
+fn exit_of(report: &Report, strict: bool, general: &General) -> Exit {
+    let open = match &report.validation {
+        Validation::Measured { deployed, .. } => match deployed.outcome {
+            Outcome::Passed => return Exit::Done,
+            Outcome::Failed => return Exit::GateFailed,
+            Outcome::Undecided => "the samples cannot decide whether the target is held",
+            Outcome::NotVerified => "not verified: no data (--data FILE)",
+        },
+        _ if report.action == "dry-run" => return Exit::Done,
+        Validation::Skipped { .. } => "not validated",
+        Validation::Unavailable { .. } => "could not be validated",
+    };
+    if strict {
+        let _ = writeln!(anstream::stderr(), "error: {open}, and --strict asks for a verdict");
+        return Exit::NotDecided;
+    }
+    if !general.quiet {
+        let _ = writeln!(anstream::stderr(), "warning: {open}");
+    }
+    Exit::Done
+}
+
+enum Form {
+    Json,
+    Markdown,
+}
+
+fn form(file: &Path) -> Result<Form> {
+    match file.extension().and_then(|end| end.to_str()) {
+        Some("json") => Ok(Form::Json),
+        Some("md") => Ok(Form::Markdown),
+        _ => Err(Error::caller(format!("--report {}", file.display()), "the name must end in .json or .md")),
+    }
+}

@@ -1,0 +1,31 @@
+//! `efq validate`.
+
+use super::args::{General, Validate};
+use super::exit::Exit;
+use super::outcome::{check_reports, deliver};
+use super::progress::Bars;
+use crate::error::Result;
+use crate::pipeline::{ValidateOptions, validate};
+use crate::settings::{Overrides, Settings};
+
+pub(super) fn run(args: &Validate, general: &General) -> Result<Exit> {
+    let preset = args.preset.load()?;
+    let overrides = Overrides {
+        accuracy_target: args.gate.accuracy_target,
+        min_cosine: args.gate.min_cosine,
+        ..Overrides::default()
+    };
+    check_reports(&args.gate.report, args.force)?;
+    let options = ValidateOptions {
+        original: args.original.clone(),
+        rewritten: args.rewritten.clone(),
+        settings: Settings::new(&preset, &overrides)?,
+        data: args.samples.data.clone(),
+        output_name: args.samples.output_name.clone(),
+        seed: args.samples.seed,
+    };
+    let progress = Bars::new(general);
+    let report = validate(&options, &progress)?;
+    drop(progress);
+    deliver(&report, &args.gate, general, args.force)
+}

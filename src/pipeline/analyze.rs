@@ -1,0 +1,220 @@
+//! How much each weight suffers under each scheme, and which preset fits.
+
+use std::path::PathBuf;
+
+use super::judge::{Judge, Judged};
+use super::{RewriteOptions, When, output_of};
+use crate::data;
+use crate::engine::{Runner, Variant};
+use crate::error::{Error, Result};
+use crate::graph::{Form, Inventory, inventory};
+use crate::onnx::{Checked, Model, load, load_bytes};
+use crate::plan::{Encoding, choose};
+use crate::preset::{Preset, builtin_names};
+use crate::progress::Progress;
+use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme};
+use crate::report::{AnalyzedCandidate, AnalyzedTensor, Analysis, File, Recommendation, Trial};
+use crate::rewrite::rewrite as carry_out;
+use crate::sensitivity::{Candidate, output_errors, weight_error};
+use crate::settings::{Overrides, Settings};
+
+/// Samples on which single tensors are measured.
+const SAMPLES: usize = 16;
+
+/// What [`analyze`] is asked to do.
+#[derive(Debug, Clone)]
+pub struct AnalyzeOptions {
+    /// A model file, or a folder that holds one.
+    pub input: PathBuf,
+    /// Samples; without them only the weights are looked at.
+    pub data: Option<PathBuf>,
+    /// The output to compare; `None` chooses it.
+    pub output_name: Option<String>,
+    /// How scales are chosen.
+    pub algorithm: Algorithm,
+}
+
+/// Measures every site under every candidate scheme, and the built-in presets as a whole where there are samples.
+///
+/// # Errors
+/// A model or samples that cannot be read, a model that the runtime cannot run (with samples).
+pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Analysis> {
+    progress.stage("reading", 1);
+    let model = load(&options.input)?;
+    let known = inventory(&model);
+    let samples = options.data.as_ref().map(|path| data::load(path, &model)).transpose()?;
+    let wanted = candidates(&known);
+    progress.stage("measuring the weights", wanted.len() as u64);
+    let mut rows = Vec::with_capacity(wanted.len());
+    for (site, candidate) in &wanted {
+        if progress.cancelled() {
+            return Err(Error::interrupted());
+        }
+        let found = known.sites.get(*site).ok_or_else(|| Error::format("site", "is not in the model"))?;
+        let error = weight_error(&model, found, *candidate, options.algorithm)?;
+        let encoding = match *candidate {
+            Candidate::Blocks(scheme) => Encoding::Blocks { scheme, algorithm: options.algorithm },
+            Candidate::Rows(scales) => Encoding::Rows { scales, algorithm: options.algorithm },
+        };
+        rows.push(AnalyzedCandidate {
+            encoding: encoding.name(),
+            bytes: encoding.bytes(found.k, found.n).unwrap_or(0),
+            sqnr_db: error.sqnr_db(),
+            relative_error: error.relative(),
+            output_error: None,
+        });
+        progress.advance(1);
+    }
+    let mut recommendation = by_weights(&known, &wanted, &rows);
+    if let Some(samples) = samples {
+        let asked = RewriteOptions {
+            output_name: options.output_name.clone(),
+            validate: When::Always,
+            ..RewriteOptions::new(&options.input, settings_of("balanced_production")?)
+        };
+        let output = output_of(&asked, &model, &known)?;
+        let original = Runner::new(&model, &output.name, Variant::Deployed)?;
+        let some = samples.list.get(..SAMPLES.min(samples.list.len())).unwrap_or_default();
+        let errors = output_errors(&model, &known, &wanted, options.algorithm, &original, some, progress)?;
+        for (row, error) in rows.iter_mut().zip(errors) {
+            row.output_error = error.map(f64::sqrt);
+        }
+        recommendation = by_trial(&model, &known, &asked, samples, progress)?;
+    }
+    let mut tensors: Vec<AnalyzedTensor> = Vec::new();
+    for ((site, _), row) in wanted.iter().zip(rows) {
+        let name = name_of(&known, *site);
+        match tensors.last_mut().filter(|tensor| tensor.name == name) {
+            Some(tensor) => tensor.candidates.push(row),
+            None => tensors.push(AnalyzedTensor {
+                name,
+                role: known.roles.get(*site).copied().unwrap_or(crate::role::Role::Other),
+                shape: known.sites.get(*site).map_or(vec![], |site| vec![site.k, site.n]),
+                candidates: vec![row],
+            }),
+        }
+    }
+    // What hurts most comes first: by the error at the output where it is known, else by that of the weight.
+    let hurt = |tensor: &AnalyzedTensor| {
+        tensor.candidates.first().map_or(0.0, |row| row.output_error.unwrap_or(row.relative_error))
+    };
+    tensors.sort_by(|a, b| hurt(b).total_cmp(&hurt(a)));
+    Ok(Analysis {
+        schema: crate::report::SCHEMA,
+        model: File {
+            path: model.path().display().to_string(),
+            bytes: model.size(),
+            sha256: model.digest(),
+            opset: model.opset(),
+        },
+        measured_at_output: options.data.is_some(),
+        tensors,
+        recommendation,
+    })
+}
+
+fn candidates(known: &Inventory) -> Vec<(usize, Candidate)> {
+    let scheme = |bits, block, symmetric| {
+        Candidate::Blocks(Scheme { bits, block, symmetric, scales: ScaleStorage::F32 })
+    };
+    let linear = [
+        scheme(Bits::Four, 64, false),
+        scheme(Bits::Four, 32, false),
+        scheme(Bits::Four, 128, true),
+        scheme(Bits::Eight, 128, true),
+    ];
+    let mut found = Vec::new();
+    for (at, site) in known.sites.iter().enumerate() {
+        match site.form {
+            Form::Gather => found.push((at, Candidate::Rows(ScaleStorage::F32))),
+            _ => found.extend(linear.map(|candidate| (at, candidate))),
+        }
+    }
+    found
+}
+
+fn name_of(known: &Inventory, site: usize) -> String {
+    let Some(found) = known.sites.get(site) else { return String::new() };
+    known
+        .weights
+        .iter()
+        .find(|weight| weight.origin == found.operand.origin)
+        .map_or(String::new(), |weight| weight.name.clone())
+}
+
+fn settings_of(preset: &str) -> Result<Settings> {
+    let preset = Preset::builtin(preset).ok_or_else(|| Error::caller(preset, "is no built-in preset"))?;
+    Settings::new(&preset, &Overrides::default())
+}
+
+/// Without samples: by how well the worst weights keep their values. Such a statement is of low confidence.
+fn by_weights(known: &Inventory, wanted: &[(usize, Candidate)], rows: &[AnalyzedCandidate]) -> Recommendation {
+    let worst = wanted
+        .iter()
+        .zip(rows)
+        .filter(|((site, candidate), _)| {
+            matches!(candidate, Candidate::Blocks(scheme) if scheme.block == 64)
+                && known.sites.get(*site).is_some_and(|site| !matches!(site.form, Form::Gather))
+        })
+        .map(|(_, row)| row.sqnr_db)
+        .fold(f64::INFINITY, f64::min);
+    let preset = match worst {
+        db if db < 15.0 => "medical_grade",
+        db if db < 18.0 => "high_accuracy",
+        _ => "balanced_production",
+    };
+    let reason = format!(
+        "the worst linear weight keeps {worst:.1} dB at 4 bits in blocks of 64; low confidence: \
+         weight errors rank models badly, --data measures what counts"
+    );
+    Recommendation { preset: preset.to_owned(), reason, trials: Vec::new() }
+}
+
+/// With samples: every built-in preset is tried, and the smallest result that holds its target wins.
+fn by_trial(
+    model: &Checked<Model>,
+    known: &Inventory,
+    asked: &RewriteOptions,
+    samples: data::Samples,
+    progress: &dyn Progress,
+) -> Result<Recommendation> {
+    let mut trials = Vec::new();
+    for name in builtin_names() {
+        let options = RewriteOptions { settings: settings_of(name)?, ..asked.clone() };
+        let plan = choose(model, "", known, &options.settings)?;
+        if !plan.changes_anything() {
+            continue;
+        }
+        let draft = carry_out(model, known, &plan, &[])?.draft;
+        let bytes = draft.to_bytes()?;
+        let size = bytes.len() as u64;
+        let rewritten = load_bytes(bytes)?;
+        let mut judge = Judge::new(&options, model, known, Some(samples.clone()));
+        if let Judged::Measured { verdict, .. } = judge.judge(&rewritten, progress)? {
+            trials.push(Trial {
+                preset: name.to_owned(),
+                bytes: size,
+                loss: verdict.estimate,
+                target: verdict.target,
+                unit: verdict.measure.unit().to_owned(),
+                holds: verdict.estimate <= verdict.target,
+            });
+        }
+    }
+    trials.sort_by_key(|trial| trial.bytes);
+    let holding = trials.iter().find(|trial| trial.holds);
+    let (preset, reason) = match holding {
+        Some(trial) => (
+            trial.preset.clone(),
+            format!(
+                "the smallest result that holds its own target: {:.3} {} lost, {} accepted",
+                trial.loss, trial.unit, trial.target
+            ),
+        ),
+        None => (
+            "high_accuracy".to_owned(),
+            "no preset holds its target as it is: rewriting will raise the tensors that hurt".to_owned(),
+        ),
+    };
+    Ok(Recommendation { preset, reason, trials })
+}

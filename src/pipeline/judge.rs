@@ -1,0 +1,241 @@
+//! Running original and rewritten model on the same samples, and what that says.
+
+use rayon::prelude::*;
+
+use super::{AUTO_BYTES, RewriteOptions, When, output_of, samples_for};
+use crate::data::{self, Label, Sample, Samples};
+use crate::engine::{Output, Runner, Variant};
+use crate::error::{Error, Kind, Result};
+use crate::graph::{Inventory, Measured};
+use crate::onnx::{Checked, Model};
+use crate::progress::Progress;
+use crate::report::{Data, Validation};
+use crate::validate::{self, Gate, Measure, Outcome, Score, Verdict};
+
+/// Outputs of the original are kept between rounds up to this many values.
+const KEPT_VALUES: usize = 128 << 20;
+
+/// What ran the models, for the record.
+pub(super) const ENGINE: &str =
+    "tract 0.23.9 with the int8 activations of ONNX Runtime's MatMulNBits (accuracy level 4)";
+
+/// The original made ready, with the samples.
+pub(super) struct Judge<'a> {
+    options: &'a RewriteOptions,
+    model: &'a Checked<Model>,
+    known: &'a Inventory,
+    given: Option<Samples>,
+    ready: Option<Ready>,
+}
+
+/// Everything of a judgement that does not change between rounds.
+pub(super) struct Ready {
+    pub(super) samples: Samples,
+    pub(super) output: Measured,
+    pub(super) original: Runner,
+    kept: Option<Vec<Output>>,
+}
+
+/// What a round of judging found.
+pub(super) enum Judged {
+    Measured { validation: Validation, verdict: Verdict },
+    Not(Validation),
+}
+
+impl Judged {
+    /// Whether the estimate misses the target on real samples.
+    pub(super) fn misses_target(&self) -> bool {
+        match self {
+            Judged::Measured { verdict, .. } => {
+                verdict.outcome == Outcome::Failed || verdict.outcome != Outcome::NotVerified && verdict.estimate > verdict.target
+            }
+            Judged::Not(_) => false,
+        }
+    }
+
+    /// The loss in percent, 0 where it was not measured.
+    pub(super) fn loss(&self) -> f64 {
+        match self {
+            Judged::Measured { verdict, .. } => verdict.estimate,
+            Judged::Not(_) => 0.0,
+        }
+    }
+
+    /// The target in percent.
+    pub(super) fn target(&self) -> f64 {
+        match self {
+            Judged::Measured { verdict, .. } => verdict.target,
+            Judged::Not(_) => 0.0,
+        }
+    }
+
+    pub(super) fn into_validation(self) -> Validation {
+        match self {
+            Judged::Measured { validation, .. } | Judged::Not(validation) => validation,
+        }
+    }
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn new(
+        options: &'a RewriteOptions,
+        model: &'a Checked<Model>,
+        known: &'a Inventory,
+        given: Option<Samples>,
+    ) -> Self {
+        Self { options, model, known, given, ready: None }
+    }
+
+    /// What the runs stand on, after the first judgement.
+    pub(super) fn ready(&self) -> Option<&Ready> {
+        self.ready.as_ref()
+    }
+
+    /// Runs `rewritten` beside the original.
+    ///
+    /// # Errors
+    /// With [`When::Always`], whatever keeps the models from being run.
+    pub(super) fn judge(&mut self, rewritten: &Checked<Model>, progress: &dyn Progress) -> Result<Judged> {
+        let skipped = |reason: &str| Ok(Judged::Not(Validation::Skipped { reason: reason.to_owned() }));
+        match self.options.validate {
+            When::Never => return skipped("--validate never"),
+            When::Auto if self.model.size() > AUTO_BYTES => {
+                return skipped("the model is larger than 2 GB (--validate always runs it)");
+            }
+            _ => {}
+        }
+        match self.measure(rewritten, progress) {
+            Err(error) if error.kind() == Kind::Unsupported && self.options.validate == When::Auto => {
+                Ok(Judged::Not(Validation::Unavailable { reason: error.to_string() }))
+            }
+            other => other,
+        }
+    }
+
+    fn measure(&mut self, rewritten: &Checked<Model>, progress: &dyn Progress) -> Result<Judged> {
+        let ready = match self.ready.take() {
+            Some(ready) => ready,
+            None => self.prepare(progress)?,
+        };
+        let ready = self.ready.insert(ready);
+        let deployed = Runner::new(rewritten, &ready.output.name, Variant::Deployed)?;
+        let alone = Runner::new(rewritten, &ready.output.name, Variant::WeightsOnly)?;
+        progress.stage("validating", ready.samples.list.len() as u64);
+        let scores: Result<Vec<(Score, Score)>> = (0..ready.samples.list.len())
+            .into_par_iter()
+            .map(|at| {
+                if progress.cancelled() {
+                    return Err(Error::interrupted());
+                }
+                let sample = ready.samples.list.get(at).ok_or_else(|| Error::format("sample", "is missing"))?;
+                let reference = ready.reference(at, sample)?;
+                let both = (
+                    score(sample, &reference, &deployed.run(sample)?)?,
+                    score(sample, &reference, &alone.run(sample)?)?,
+                );
+                progress.advance(1);
+                Ok(both)
+            })
+            .collect();
+        let (with_kernel, weights): (Vec<Score>, Vec<Score>) = scores?.into_iter().unzip();
+        let measure = ready.measure();
+        let target = self.options.settings.target;
+        let gate = Gate {
+            accuracy_target: target.accuracy,
+            min_cosine: target.min_cosine,
+            by_interval: target.by_interval,
+        };
+        let real = ready.samples.are_real();
+        let verdict = validate::verdict(measure, &with_kernel, &gate, real);
+        let validation = Validation::Measured {
+            output: ready.output.name.clone(),
+            deployed: Box::new(verdict.clone()),
+            weights_only: Box::new(validate::verdict(measure, &weights, &gate, real)),
+            data: provenance(&ready.samples),
+            engine: ENGINE.to_owned(),
+        };
+        Ok(Judged::Measured { validation, verdict })
+    }
+
+    fn prepare(&mut self, progress: &dyn Progress) -> Result<Ready> {
+        let output = output_of(self.options, self.model, self.known)?;
+        let samples = samples_for(self.options, self.model, self.known, self.given.take())?;
+        let original = Runner::new(self.model, &output.name, Variant::Deployed)?;
+        progress.stage("running the original", samples.list.len() as u64);
+        let first = samples.list.first().map(|sample| original.run(sample)).transpose()?;
+        let size = first.as_ref().map_or(0, |output| output.values.len());
+        let kept = if size.saturating_mul(samples.list.len()) <= KEPT_VALUES {
+            let outputs: Result<Vec<Output>> = samples
+                .list
+                .par_iter()
+                .map(|sample| {
+                    if progress.cancelled() {
+                        return Err(Error::interrupted());
+                    }
+                    let output = original.run(sample);
+                    progress.advance(1);
+                    output
+                })
+                .collect();
+            Some(outputs?)
+        } else {
+            None
+        };
+        Ok(Ready { samples, output, original, kept })
+    }
+}
+
+impl Ready {
+    /// What the original gives for sample `at`.
+    pub(super) fn reference(&self, at: usize, sample: &Sample) -> Result<Output> {
+        match self.kept.as_ref().and_then(|kept| kept.get(at)) {
+            Some(output) => Ok(output.clone()),
+            None => self.original.run(sample),
+        }
+    }
+
+    fn measure(&self) -> Measure {
+        match self.samples.list.iter().map(|sample| &sample.label).find(|label| **label != Label::None) {
+            Some(Label::Class(_)) => Measure::Accuracy,
+            Some(Label::Positions(_)) => Measure::Perplexity,
+            _ if self.output.logits => Measure::Changed,
+            _ => Measure::Cosine,
+        }
+    }
+}
+
+/// The score of one sample.
+pub(super) fn score(sample: &Sample, reference: &Output, candidate: &Output) -> Result<Score> {
+    if reference.shape != candidate.shape {
+        return Err(Error::format(
+            "output",
+            format!("{:?} from the original, {:?} from the rewritten model", reference.shape, candidate.shape),
+        ));
+    }
+    let width = reference.shape.last().copied().unwrap_or(1).max(1);
+    let positions = reference.values.len() / width;
+    let mask = sample.mask().filter(|mask| mask.len() == positions);
+    let label = match &sample.label {
+        Label::None => validate::Label::None,
+        Label::Class(class) => validate::Label::Class(*class),
+        Label::Positions(classes) => validate::Label::Positions(classes),
+    };
+    validate::score(&validate::Sample {
+        reference: &reference.values,
+        candidate: &candidate.values,
+        width,
+        mask: mask.as_deref(),
+        label,
+    })
+}
+
+fn provenance(samples: &Samples) -> Data {
+    match &samples.origin {
+        data::Origin::File { path, sha256 } => Data::File {
+            path: path.display().to_string(),
+            sha256: sha256.clone(),
+            labelled: samples.labelled(),
+        },
+        data::Origin::Synthetic { seed } => Data::Synthetic { seed: *seed },
+    }
+}

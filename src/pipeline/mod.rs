@@ -1,0 +1,280 @@
+//! The story of a run: the only place that knows the order of the rooms.
+
+mod analyze;
+mod inspect;
+mod judge;
+mod mend;
+mod notes;
+
+use std::path::PathBuf;
+
+use crate::data::{self, Samples};
+use crate::engine::fusion;
+use crate::error::{Error, Kind, Result};
+use crate::graph::{self, Inventory, inventory};
+use crate::onnx::save::{stage, stage_copy};
+use crate::onnx::{Checked, Model, SaveOptions, Staged, check_target, load};
+use crate::plan::{Plan, choose};
+use crate::progress::Progress;
+use crate::report::{Report, Validation};
+use crate::rewrite::{Errors, Rewritten, rewrite as carry_out};
+use crate::settings::Settings;
+use crate::validate::Outcome;
+
+pub use analyze::{AnalyzeOptions, analyze};
+pub use inspect::inspect;
+
+use judge::Judge;
+
+/// Samples that are made up where the user gives none.
+const SYNTHETIC: usize = 32;
+/// Above this many bytes, `--validate auto` does not run a model.
+const AUTO_BYTES: u64 = 2_000_000_000;
+
+/// When both models are run on samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum When {
+    /// Where it is possible.
+    #[default]
+    Auto,
+    /// Always: it is an error if they cannot be run.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What [`rewrite`] is asked to do.
+#[derive(Debug, Clone)]
+pub struct RewriteOptions {
+    /// A model file, or a folder that holds one.
+    pub input: PathBuf,
+    /// Where the result goes; `None` plans and writes nothing.
+    pub output: Option<PathBuf>,
+    /// What to do with the weights.
+    pub settings: Settings,
+    /// A plan to repeat, instead of making one.
+    pub plan: Option<String>,
+    /// Samples; without them synthetic ones are made.
+    pub data: Option<PathBuf>,
+    /// The output to compare; `None` chooses it.
+    pub output_name: Option<String>,
+    /// When to run both models. Default: [`When::Auto`].
+    pub validate: When,
+    /// Raise tensors while the estimate misses the target. Default: true.
+    pub repair: bool,
+    /// Write the result also when the gate fails. Default: false.
+    pub keep_output: bool,
+    /// Replace an existing output. Default: false.
+    pub overwrite: bool,
+    /// Put weights into a file beside the model. Default: only where they must.
+    pub external: bool,
+    /// Of synthetic samples. Default: 0.
+    pub seed: u64,
+}
+
+impl RewriteOptions {
+    /// The defaults, for `input` under `settings`.
+    pub fn new(input: impl Into<PathBuf>, settings: Settings) -> Self {
+        Self {
+            input: input.into(),
+            output: None,
+            settings,
+            plan: None,
+            data: None,
+            output_name: None,
+            validate: When::Auto,
+            repair: true,
+            keep_output: false,
+            overwrite: false,
+            external: false,
+            seed: 0,
+        }
+    }
+}
+
+/// What a run ended with.
+#[derive(Debug, Clone)]
+pub struct Done {
+    /// What it did and what that cost.
+    pub report: Report,
+    /// The plan that was carried out, repairs included.
+    pub plan: Plan,
+}
+
+/// Rewrites a model: load, decide, carry out, write, read back, judge, mend, publish.
+///
+/// # Errors
+/// Whatever stands against it, see [`crate::error::Kind`]. A gate that fails is no error: the report says so,
+/// and no output is left unless [`RewriteOptions::keep_output`] asks for it.
+pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done> {
+    progress.stage("reading", 1);
+    let model = load(&options.input)?;
+    if let Some(target) = &options.output {
+        let inputs: Vec<_> = model.side_paths().iter().map(PathBuf::as_path).chain([model.path()]).collect();
+        check_target(target, &inputs, options.overwrite)?;
+    }
+    let place = |error: Error| error.within(model.path().display());
+    let known = inventory(&model);
+    let samples = options.data.as_ref().map(|path| data::load(path, &model)).transpose()?;
+    let (digest, plan) = rayon::join(
+        || model.digest(),
+        || match &options.plan {
+            Some(_) => Ok(None),
+            None => choose(&model, "", &known, &options.settings).map(Some),
+        },
+    );
+    let mut plan = match (plan?, &options.plan) {
+        (Some(plan), _) => Plan { model_sha256: digest.clone(), ..plan },
+        (None, text) => Plan::from_json(text.as_deref().unwrap_or_default(), &model, &digest)?,
+    };
+    let mut notes = notes::Notes::new(&model, &digest, &options.settings);
+    if !plan.changes_anything() {
+        return unchanged(options, &model, plan, notes, progress).map_err(place);
+    }
+    let Some(target) = &options.output else {
+        let draft = carry_out(&model, &known, &plan, &notes.metadata(&plan)).map_err(place)?.draft;
+        let report = notes.planned(&plan, &draft, options.external)?;
+        return Ok(Done { report, plan });
+    };
+
+    let save = SaveOptions { external: options.external };
+    let mut written = write(&model, &known, &plan, &notes, target, save, progress).map_err(place)?;
+    let mut judge = Judge::new(options, &model, &known, samples);
+    let mut judged = judge.judge(&written.model, progress)?;
+    while options.repair && options.plan.is_none() && judged.misses_target() {
+        let Some(steps) = mend::mend(&judge, &model, &known, &mut plan, &judged, progress)? else { break };
+        drop(written);
+        written = write(&model, &known, &plan, &notes, target, save, progress).map_err(place)?;
+        judged = judge.judge(&written.model, progress)?;
+        notes.repaired(&plan, steps, judged.loss());
+    }
+    if progress.cancelled() {
+        return Err(Error::interrupted());
+    }
+    let mut report = notes.written(&plan, &written, judged);
+    let failed = matches!(&report.validation, Validation::Measured { deployed, .. } if deployed.outcome == Outcome::Failed);
+    if failed && !options.keep_output {
+        report.result = None;
+        report.warnings.push("no output was written: --keep-output writes it in spite of the gate".to_owned());
+    } else {
+        written.staged.publish(options.overwrite)?;
+    }
+    Ok(Done { report, plan })
+}
+
+/// What [`validate`] is asked to do.
+#[derive(Debug, Clone)]
+pub struct ValidateOptions {
+    /// The model as it was.
+    pub original: PathBuf,
+    /// The model in question, from any tool.
+    pub rewritten: PathBuf,
+    /// Of it, only the target counts.
+    pub settings: Settings,
+    /// Samples; without them synthetic ones are made.
+    pub data: Option<PathBuf>,
+    /// The output to compare; `None` chooses it.
+    pub output_name: Option<String>,
+    /// Of synthetic samples.
+    pub seed: u64,
+}
+
+/// Holds a rewritten model against its original, as the gate of [`rewrite`] does.
+///
+/// # Errors
+/// A model that cannot be read, or that the runtime cannot run; samples that do not fit.
+pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Report> {
+    progress.stage("reading", 1);
+    let original = load(&options.original)?;
+    let rewritten = load(&options.rewritten)?;
+    let known = inventory(&original);
+    let samples = options.data.as_ref().map(|path| data::load(path, &original)).transpose()?;
+    let asked = RewriteOptions {
+        output_name: options.output_name.clone(),
+        validate: When::Always,
+        seed: options.seed,
+        ..RewriteOptions::new(&options.original, options.settings.clone())
+    };
+    let mut judge = Judge::new(&asked, &original, &known, samples);
+    let judged = judge.judge(&rewritten, progress)?;
+    let notes = notes::Notes::new(&original, &original.digest(), &options.settings);
+    Ok(notes.compared(&rewritten, judged))
+}
+
+/// A result on disk, not yet under its name, read back.
+pub(crate) struct Written {
+    staged: Staged,
+    model: Checked<Model>,
+    errors: Errors,
+    removed_inputs: Vec<String>,
+}
+
+fn write(
+    model: &Checked<Model>,
+    known: &Inventory,
+    plan: &Plan,
+    notes: &notes::Notes,
+    target: &std::path::Path,
+    save: SaveOptions,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let Rewritten { draft, errors, raised } = carry_out(model, known, plan, &notes.metadata(plan))?;
+    let staged = stage(&draft, target, save, progress)?;
+    let written = load(&staged.path())?;
+    let blocks = plan.blocked_uses();
+    let found = fusion(&written).total();
+    if found < blocks {
+        return Err(Error::new(Kind::Format, "output", format!("{found} of {blocks} blocked weights are in it"))
+            .help("this is a fault of efq: please report it"));
+    }
+    let removed_inputs = raised.map(|raised| raised.removed_inputs).unwrap_or_default();
+    Ok(Written { staged, model: written, errors, removed_inputs })
+}
+
+/// A model of which nothing is rewritten: copied if that was asked for, refused if there is nothing to do.
+fn unchanged(
+    options: &RewriteOptions,
+    model: &Checked<Model>,
+    plan: Plan,
+    notes: notes::Notes,
+    progress: &dyn Progress,
+) -> Result<Done> {
+    let chosen = plan.decisions.iter().flat_map(|decision| &decision.uses).any(|usage| usage.slot.is_some());
+    if !chosen {
+        let largest = plan.decisions.iter().max_by_key(|decision| decision.bytes_before);
+        let why = largest.map_or("it has no weights".to_owned(), |decision| {
+            let reason = decision.uses.first().map_or("unused", |usage| usage.reason.as_str());
+            format!("its largest tensor '{}' is {}: {reason}", decision.tensor, decision.role.name())
+        });
+        return Err(Error::unsupported("nothing to rewrite", why)
+            .help("efq quantizes MatMul and Gemm weights and embedding tables; `efq inspect` lists all"));
+    }
+    let report = match &options.output {
+        None => notes.copied(&plan, model.path(), true),
+        Some(target) => {
+            progress.stage("copying", 1);
+            let report = notes.copied(&plan, target, false);
+            stage_copy(model, target)?.publish(options.overwrite)?;
+            report
+        }
+    };
+    Ok(Done { report, plan })
+}
+
+/// The samples for a run: the user's, or synthetic ones.
+fn samples_for(
+    options: &RewriteOptions,
+    model: &Model,
+    known: &Inventory,
+    given: Option<Samples>,
+) -> Result<Samples> {
+    match given {
+        Some(samples) => Ok(samples),
+        None => data::synthetic(model, known, SYNTHETIC, options.seed),
+    }
+}
+
+/// The measured output, with what its values are.
+fn output_of(options: &RewriteOptions, model: &Model, known: &Inventory) -> Result<graph::Measured> {
+    graph::measured_output(model, known, options.output_name.as_deref())
+}

@@ -1,0 +1,183 @@
+//! Writing the report: what was decided, written and measured, put into one value.
+
+use std::path::Path;
+
+use super::Written;
+use super::inspect::distinct;
+use super::judge::Judged;
+use crate::engine::fusion;
+use crate::error::Result;
+use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions};
+use crate::plan::{Decision, Encoding, Plan, Step, tied_bytes};
+use crate::quant::WeightError;
+use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
+use crate::settings::Settings;
+
+/// What is known of a run from its start, and the repairs on the way.
+pub(super) struct Notes {
+    original: File,
+    preset: PresetNote,
+    unknown_fields: Vec<String>,
+    repair: Vec<Repair>,
+}
+
+impl Notes {
+    pub(super) fn new(model: &Checked<Model>, digest: &str, settings: &Settings) -> Self {
+        let target = settings.target;
+        Self {
+            original: file(model, model.path(), digest),
+            preset: PresetNote {
+                name: settings.preset.clone(),
+                accuracy_target: target.accuracy,
+                min_cosine: target.min_cosine,
+                decide_by: if target.by_interval { "interval" } else { "estimate" }.to_owned(),
+            },
+            unknown_fields: model
+                .unknown_fields()
+                .iter()
+                .map(|field| format!("field {} of {}", field.number, field.message))
+                .collect(),
+            repair: Vec::new(),
+        }
+    }
+
+    /// efq's entries for the model's metadata.
+    pub(super) fn metadata(&self, plan: &Plan) -> Vec<(&'static str, String)> {
+        use sha2::{Digest, Sha256};
+        vec![
+            ("efq.version", env!("CARGO_PKG_VERSION").to_owned()),
+            ("efq.preset", plan.preset.clone()),
+            ("efq.source_sha256", plan.model_sha256.clone()),
+            ("efq.plan_sha256", crate::onnx::hex(&Sha256::digest(plan.to_json()))),
+        ]
+    }
+
+    pub(super) fn repaired(&mut self, plan: &Plan, steps: Vec<(Step, Encoding)>, after: f64) {
+        for (step, from) in steps {
+            let Some(decision) = plan.decisions.get(step.decision) else { continue };
+            self.repair.push(Repair {
+                tensor: decision.tensor.clone(),
+                from: from.name(),
+                to: step.encoding.name(),
+                bytes: step.bytes,
+                loss_after: after,
+            });
+        }
+    }
+
+    /// The report of a dry run.
+    pub(super) fn planned(self, plan: &Plan, draft: &Draft<'_>, external: bool) -> Result<Report> {
+        let layout = Layout::new(draft, Path::new(&self.original.path), SaveOptions { external })?;
+        let (model, side) = layout.sizes();
+        let result = File {
+            path: String::new(),
+            bytes: model + side,
+            sha256: String::new(),
+            opset: crate::onnx::opset_version(&draft.proto.opset_import, ""),
+        };
+        let skipped = Validation::Skipped { reason: "a dry run".to_owned() };
+        let mut report = self.report("dry-run", Some(result), skipped);
+        report.tensors = tensors(plan, &[]);
+        report.tied_bytes = tied_bytes(plan);
+        Ok(report)
+    }
+
+    /// The report of a model that stays as it is.
+    pub(super) fn copied(self, plan: &Plan, target: &Path, dry: bool) -> Report {
+        let result = File { path: target.display().to_string(), ..self.original.clone() };
+        let skipped = Validation::Skipped { reason: "nothing was changed".to_owned() };
+        let mut report = self.report(if dry { "dry-run" } else { "rewrite" }, Some(result), skipped);
+        report.tensors = tensors(plan, &[]);
+        report.warnings.push("every tensor is kept, so the model is copied as it is".to_owned());
+        report
+    }
+
+    /// The report of a rewritten model.
+    pub(super) fn written(self, plan: &Plan, written: &Written, judged: Judged) -> Report {
+        let saved = written.staged.saved();
+        let mut result = file(&written.model, written.staged.target(), &saved.sha256);
+        result.bytes = saved.bytes + saved.side_bytes;
+        let mut report = self.report("rewrite", Some(result), judged.into_validation());
+        report.tensors = tensors(plan, &written.errors.sorted());
+        report.tied_bytes = tied_bytes(plan);
+        report.fusion = note_fusion(&written.model);
+        if !written.removed_inputs.is_empty() {
+            report.warnings.push(format!(
+                "{} weights were graph inputs, as IR 3 wants it; callers can no longer replace them",
+                written.removed_inputs.len()
+            ));
+        }
+        if let Some(result) = report.result.as_ref().filter(|result| result.bytes >= report.original.bytes) {
+            report.warnings.push(format!("the result is not smaller: {} bytes", result.bytes));
+        }
+        report
+    }
+
+    /// The report of a comparison.
+    pub(super) fn compared(self, rewritten: &Checked<Model>, judged: Judged) -> Report {
+        let result = file(rewritten, rewritten.path(), &rewritten.digest());
+        let mut report = self.report("validate", Some(result), judged.into_validation());
+        report.fusion = note_fusion(rewritten);
+        report
+    }
+
+    fn report(self, action: &str, result: Option<File>, validation: Validation) -> Report {
+        let mut warnings = Vec::new();
+        if !self.unknown_fields.is_empty() && action != "validate" {
+            warnings.push(format!("fields that ONNX does not define are dropped: {}", self.unknown_fields.join(", ")));
+        }
+        Report {
+            schema: report::SCHEMA,
+            efq: env!("CARGO_PKG_VERSION").to_owned(),
+            action: action.to_owned(),
+            original: self.original,
+            result,
+            preset: self.preset,
+            tensors: Vec::new(),
+            tied_bytes: 0,
+            fusion: Fusion::default(),
+            repair: self.repair,
+            validation,
+            warnings,
+        }
+    }
+}
+
+fn file(model: &Model, path: &Path, sha256: &str) -> File {
+    File {
+        path: path.display().to_string(),
+        bytes: model.size(),
+        sha256: sha256.to_owned(),
+        opset: model.opset(),
+    }
+}
+
+fn note_fusion(model: &Checked<Model>) -> Fusion {
+    let found = fusion(model);
+    Fusion {
+        fused: found.fused.len(),
+        total: found.total(),
+        least_onnxruntime: found.least_runtime().to_owned(),
+        unfused: found.unfused,
+    }
+}
+
+fn tensors(plan: &Plan, errors: &[(usize, usize, WeightError)]) -> Vec<Tensor> {
+    let of = |at: usize| errors.iter().filter(move |(decision, _, _)| *decision == at).map(|(_, _, error)| *error);
+    let row = |(at, decision): (usize, &Decision)| {
+        let error = of(at).reduce(WeightError::and);
+        Tensor {
+            name: decision.tensor.clone(),
+            role: decision.role,
+            shape: decision.shape.clone(),
+            data_type: decision.data_type.clone(),
+            bytes_before: decision.bytes_before,
+            bytes_after: decision.bytes_after,
+            encoding: distinct(decision.uses.iter().map(|usage| usage.encoding.name()), "float"),
+            reason: distinct(decision.uses.iter().map(|usage| usage.reason.clone()), "nothing uses it"),
+            sqnr_db: error.map(|error| error.sqnr_db()).filter(|db| db.is_finite()),
+            relative_error: error.map(|error| error.relative()).filter(|error| error.is_finite()),
+        }
+    };
+    plan.decisions.iter().enumerate().map(row).collect()
+}

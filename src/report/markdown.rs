@@ -1,0 +1,129 @@
+//! The report as a page to file with a release.
+
+use std::fmt::Write as _;
+
+use super::escape::for_markdown;
+use super::text::{shape, size, verdict_line};
+use super::{Data, Report, Validation};
+use crate::validate::Verdict;
+
+/// Renders `report`, every tensor included.
+pub fn markdown(report: &Report) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "# efq report: {}\n", for_markdown(&report.original.path));
+    if let Validation::Measured { deployed, .. } = &report.validation {
+        let _ = writeln!(out, "**{}**\n", for_markdown(&verdict_line(&report.preset.name, deployed)));
+    }
+    let _ = writeln!(out, "| | file | bytes | opset | SHA-256 |\n|---|---|---:|---|---|");
+    for (name, file) in [("original", Some(&report.original)), ("result", report.result.as_ref())] {
+        let Some(file) = file else { continue };
+        let _ = writeln!(
+            out,
+            "| {name} | {} | {} | {} | {} |",
+            for_markdown(&file.path),
+            file.bytes,
+            file.opset,
+            file.sha256
+        );
+    }
+    let _ = writeln!(
+        out,
+        "\nPreset {}: accuracy target {} %, least cosine {}, decided by the {}. efq {}.\n",
+        for_markdown(&report.preset.name),
+        report.preset.accuracy_target,
+        report.preset.min_cosine,
+        report.preset.decide_by,
+        report.efq
+    );
+    if report.fusion.total > 0 {
+        let _ = writeln!(
+            out,
+            "{} of {} linear layers are in the form that ONNX Runtime ≥ {} fuses.\n",
+            report.fusion.fused, report.fusion.total, report.fusion.least_onnxruntime
+        );
+    }
+    for (node, reason) in &report.fusion.unfused {
+        let _ = writeln!(out, "- not fused: {}: {}", for_markdown(node), for_markdown(reason));
+    }
+    validation(&mut out, report);
+    for warning in &report.warnings {
+        let _ = writeln!(out, "- {}", for_markdown(warning));
+    }
+    if !report.repair.is_empty() {
+        let _ = writeln!(out, "\n## Repair\n\n| tensor | from | to | bytes | loss after |\n|---|---|---|---:|---:|");
+        for step in &report.repair {
+            let _ = writeln!(
+                out,
+                "| {} | {} | {} | +{} | {:.3} % |",
+                for_markdown(&step.tensor),
+                step.from,
+                step.to,
+                step.bytes,
+                step.loss_after
+            );
+        }
+    }
+    tensors(&mut out, report);
+    out
+}
+
+fn validation(out: &mut String, report: &Report) {
+    let _ = writeln!(out, "\n## What it costs\n");
+    match &report.validation {
+        Validation::Skipped { reason } => {
+            let _ = writeln!(out, "Not validated: {}.", for_markdown(reason));
+        }
+        Validation::Unavailable { reason } => {
+            let _ = writeln!(out, "Could not be validated: {}.", for_markdown(reason));
+        }
+        Validation::Measured { output, deployed, weights_only, data, engine } => {
+            let from = match data {
+                Data::File { path, sha256, .. } => format!("{} (SHA-256 {sha256})", for_markdown(path)),
+                Data::Synthetic { seed } => format!("synthetic inputs (seed {seed}), which say nothing about real ones"),
+            };
+            let _ = writeln!(
+                out,
+                "Output {} on {} samples of {from}; {engine}.\n",
+                for_markdown(output),
+                deployed.samples
+            );
+            let _ = writeln!(out, "| | as deployed | weights alone |\n|---|---:|---:|");
+            let mut row = |name: &str, value: &dyn Fn(&Verdict) -> Option<String>| {
+                if let (Some(a), Some(b)) = (value(deployed), value(weights_only)) {
+                    let _ = writeln!(out, "| {name} | {a} | {b} |");
+                }
+            };
+            row(deployed.measure.title(), &|v| Some(format!("{:.4} {}", v.estimate, v.measure.unit())));
+            row("95 % interval", &|v| v.interval.map(|i| format!("{:.4} to {:.4}", i.low, i.high)));
+            row("accuracy before and after", &|v| v.accuracy.map(|(a, b)| format!("{a:.3} %, {b:.3} %")));
+            row("perplexity before and after", &|v| v.perplexity.map(|(a, b)| format!("{a:.4}, {b:.4}")));
+            row("relative L2", &|v| Some(format!("{:.5}", v.rel_l2)));
+            row("mean cosine", &|v| Some(format!("{:.6}", v.cosine)));
+            row("KL in nats", &|v| v.kl.map(|kl| format!("{kl:.6}")));
+            row("predictions changed", &|v| v.changed.map(|share| format!("{share:.3} %")));
+        }
+    }
+    out.push('\n');
+}
+
+fn tensors(out: &mut String, report: &Report) {
+    if report.tensors.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n## Tensors\n\n| tensor | role | shape | stored as | before | after | SQNR dB | why |");
+    let _ = writeln!(out, "|---|---|---|---|---:|---:|---:|---|");
+    for tensor in &report.tensors {
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
+            for_markdown(&tensor.name),
+            tensor.role.name(),
+            shape(&tensor.shape),
+            tensor.encoding,
+            size(tensor.bytes_before),
+            size(tensor.bytes_after),
+            tensor.sqnr_db.map_or(String::new(), |db| format!("{db:.1}")),
+            for_markdown(&tensor.reason)
+        );
+    }
+}

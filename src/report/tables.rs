@@ -1,0 +1,235 @@
+//! What `efq inspect` and `efq analyze` show.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::text::{lines, right, shape, size, table};
+use super::{File, for_terminal};
+use crate::role::Role;
+
+/// What is in a model, and what would be done with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inspection {
+    /// [`super::SCHEMA`].
+    pub schema: u32,
+    /// The model.
+    pub model: File,
+    /// IR version.
+    pub ir_version: i64,
+    /// Who wrote it.
+    pub producer: String,
+    /// Nodes of the main graph.
+    pub nodes: usize,
+    /// Names of the graph inputs.
+    pub inputs: Vec<String>,
+    /// Names of the graph outputs.
+    pub outputs: Vec<String>,
+    /// The preset that the last columns are for.
+    pub preset: String,
+    /// Every tensor, the largest first.
+    pub tensors: Vec<InspectedTensor>,
+}
+
+/// One tensor of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InspectedTensor {
+    /// What it is for.
+    pub role: Role,
+    /// Name.
+    pub name: String,
+    /// Sizes.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub data_type: String,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Share of all payload bytes, 0 to 1.
+    pub share: f64,
+    /// The nodes that use it.
+    pub uses: Vec<String>,
+    /// How it would be stored.
+    pub encoding: String,
+    /// Why.
+    pub reason: String,
+    /// Payload bytes that it would take.
+    pub bytes_after: u64,
+}
+
+/// How much each weight suffers under each scheme.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Analysis {
+    /// [`super::SCHEMA`].
+    pub schema: u32,
+    /// The model.
+    pub model: File,
+    /// Whether errors at the output were measured.
+    pub measured_at_output: bool,
+    /// Every weight, the one that hurts most first.
+    pub tensors: Vec<AnalyzedTensor>,
+    /// The preset that fits.
+    pub recommendation: Recommendation,
+}
+
+/// One weight under several schemes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnalyzedTensor {
+    /// Name.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Sizes as its use sees them.
+    pub shape: Vec<usize>,
+    /// One per scheme.
+    pub candidates: Vec<AnalyzedCandidate>,
+}
+
+/// One weight under one scheme.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnalyzedCandidate {
+    /// The scheme.
+    pub encoding: String,
+    /// Payload bytes.
+    pub bytes: u64,
+    /// Signal to quantization noise of the weight in dB.
+    pub sqnr_db: f64,
+    /// Relative L2 error of the weight.
+    pub relative_error: f64,
+    /// Relative L2 error of the output when only this weight is quantized.
+    pub output_error: Option<f64>,
+}
+
+/// The preset that fits, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recommendation {
+    /// Its name.
+    pub preset: String,
+    /// Why.
+    pub reason: String,
+    /// What each preset would cost; empty without samples.
+    pub trials: Vec<Trial>,
+}
+
+/// One preset tried as a whole.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Its name.
+    pub preset: String,
+    /// Bytes of the result.
+    pub bytes: u64,
+    /// Measured loss.
+    pub loss: f64,
+    /// Accepted loss.
+    pub target: f64,
+    /// Unit of both.
+    pub unit: String,
+    /// Whether the estimate holds the target.
+    pub holds: bool,
+}
+
+impl Inspection {
+    /// As text; small tensors that stay are summed up unless `verbose` is set.
+    pub fn text(&self, verbose: bool) -> String {
+        let mut out = String::new();
+        let _ = writeln!(
+            out,
+            "{}  {}  opset {}  IR {}  {} nodes  {}",
+            for_terminal(&self.model.path),
+            size(self.model.bytes),
+            self.model.opset,
+            self.ir_version,
+            self.nodes,
+            for_terminal(&self.producer)
+        );
+        let mut rows =
+            table(&["role", "tensor", "shape", "type", "bytes", "share", "used by", "would be", "bytes", "why"]);
+        let total: u64 = self.tensors.iter().map(|tensor| tensor.bytes).sum();
+        let mut rest = (0usize, 0u64);
+        for tensor in &self.tensors {
+            if !verbose && tensor.bytes * 1000 < total && tensor.encoding == "float" {
+                rest = (rest.0 + 1, rest.1 + tensor.bytes);
+                continue;
+            }
+            rows.add_row([
+                tensor.role.name().to_owned(),
+                for_terminal(&tensor.name),
+                shape(&tensor.shape),
+                tensor.data_type.clone(),
+                size(tensor.bytes),
+                format!("{:.1} %", 100.0 * tensor.share),
+                for_terminal(&tensor.uses.join(", ")),
+                tensor.encoding.clone(),
+                size(tensor.bytes_after),
+                for_terminal(&tensor.reason),
+            ]);
+        }
+        right(&mut rows, &[4, 5, 8]);
+        let _ = writeln!(out, "\n{}", lines(&rows));
+        if rest.0 > 0 {
+            let _ = writeln!(out, "and {} small tensors of {} that stay as they are (-v lists them)", rest.0, size(rest.1));
+        }
+        let after: u64 = self.tensors.iter().map(|tensor| tensor.bytes_after).sum();
+        let _ = writeln!(
+            out,
+            "\nunder {}: {} of tensors become {} ({:.2} times smaller)",
+            for_terminal(&self.preset),
+            size(total),
+            size(after),
+            total as f64 / after.max(1) as f64
+        );
+        out
+    }
+}
+
+impl Analysis {
+    /// As text; the ten tensors that hurt most unless `verbose` is set.
+    pub fn text(&self, verbose: bool) -> String {
+        let mut out = String::new();
+        let _ = writeln!(out, "{}  {}\n", for_terminal(&self.model.path), size(self.model.bytes));
+        let mut header = vec!["tensor", "role", "shape", "stored as", "bytes", "SQNR dB", "rel. error"];
+        if self.measured_at_output {
+            header.push("at the output");
+        }
+        let mut rows = table(&header);
+        let shown = if verbose { self.tensors.len() } else { 10 };
+        for tensor in self.tensors.iter().take(shown) {
+            for (at, row) in tensor.candidates.iter().enumerate() {
+                let first = |text: String| if at == 0 { text } else { String::new() };
+                let mut cells = vec![
+                    first(for_terminal(&tensor.name)),
+                    first(tensor.role.name().to_owned()),
+                    first(shape(&tensor.shape)),
+                    row.encoding.clone(),
+                    size(row.bytes),
+                    format!("{:.1}", row.sqnr_db),
+                    format!("{:.4}", row.relative_error),
+                ];
+                if self.measured_at_output {
+                    cells.push(row.output_error.map_or(String::new(), |error| format!("{error:.5}")));
+                }
+                rows.add_row(cells);
+            }
+        }
+        right(&mut rows, &[4, 5, 6, 7]);
+        let _ = writeln!(out, "{}", lines(&rows));
+        if self.tensors.len() > shown {
+            let _ = writeln!(out, "and {} that hurt less (-v lists them)", self.tensors.len() - shown);
+        }
+        if !self.recommendation.trials.is_empty() {
+            let mut rows = table(&["preset", "bytes", "loss", "accepted", ""]);
+            for trial in &self.recommendation.trials {
+                rows.add_row([
+                    trial.preset.clone(),
+                    size(trial.bytes),
+                    format!("{:.3} {}", trial.loss, trial.unit),
+                    format!("{} {}", trial.target, trial.unit),
+                    if trial.holds { "holds" } else { "misses" }.to_owned(),
+                ]);
+            }
+            right(&mut rows, &[1, 2, 3]);
+            let _ = writeln!(out, "\n{}", lines(&rows));
+        }
+        let _ = writeln!(out, "\nrecommended: {}: {}", self.recommendation.preset, self.recommendation.reason);
+        out
+    }
+}

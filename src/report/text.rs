@@ -1,0 +1,234 @@
+//! The report as a person reads it in a terminal.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use comfy_table::{CellAlignment, Table, presets};
+
+use super::{Data, Report, Tensor, Validation, for_terminal};
+use crate::validate::{Outcome, Verdict};
+
+/// Tensors listed by name, without `verbose`.
+const WORST: usize = 5;
+
+/// Renders `report`; every tensor is listed if `verbose` is set.
+pub fn text(report: &Report, verbose: bool) -> String {
+    let mut out = String::new();
+    files(&mut out, report);
+    if !report.tensors.is_empty() {
+        out.push('\n');
+        decisions(&mut out, &report.tensors);
+        worst(&mut out, &report.tensors, verbose);
+    }
+    fusion(&mut out, report);
+    repair(&mut out, report);
+    out.push('\n');
+    validation(&mut out, report);
+    for warning in &report.warnings {
+        let _ = writeln!(out, "note: {}", for_terminal(warning));
+    }
+    out
+}
+
+fn files(out: &mut String, report: &Report) {
+    let original = &report.original;
+    let _ = writeln!(out, "{}  {}", for_terminal(&original.path), size(original.bytes));
+    if let Some(result) = &report.result {
+        let ratio = original.bytes as f64 / result.bytes.max(1) as f64;
+        let name = if report.action == "dry-run" { "(dry run)".to_owned() } else { for_terminal(&result.path) };
+        let _ = writeln!(out, "{name}  {}  {ratio:.2} times smaller", size(result.bytes));
+        if result.opset != original.opset {
+            let _ = writeln!(out, "opset raised from {} to {}", original.opset, result.opset);
+        }
+    }
+}
+
+/// One line for each role and encoding, the most bytes first.
+fn decisions(out: &mut String, tensors: &[Tensor]) {
+    let mut groups: BTreeMap<(&str, &str), (usize, u64, u64, &str)> = BTreeMap::new();
+    for tensor in tensors {
+        let entry = groups.entry((tensor.role.name(), &tensor.encoding)).or_insert((0, 0, 0, &tensor.reason));
+        entry.0 += 1;
+        entry.1 += tensor.bytes_before;
+        entry.2 += tensor.bytes_after;
+        if entry.3 != tensor.reason {
+            entry.3 = "several reasons, see -v";
+        }
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, (_, before, _, _))| std::cmp::Reverse(*before));
+    let small: u64 = groups.iter().map(|(_, group)| group.1).sum::<u64>() / 1000;
+    let mut rows = table(&["role", "tensors", "stored as", "before", "after", "why"]);
+    let mut rest = (0, 0, 0);
+    for ((role, encoding), (count, before, after, reason)) in groups {
+        if before < small && encoding == "float" {
+            rest = (rest.0 + count, rest.1 + before, rest.2 + after);
+            continue;
+        }
+        let cells =
+            [role.to_owned(), count.to_string(), encoding.to_owned(), size(before), size(after), for_terminal(reason)];
+        rows.add_row(cells);
+    }
+    if rest.0 > 0 {
+        let cells = ["the rest".to_owned(), rest.0.to_string(), "float".to_owned(), size(rest.1), size(rest.2)];
+        rows.add_row(cells.into_iter().chain(["biases, norms and numbers".to_owned()]));
+    }
+    right(&mut rows, &[1, 3, 4]);
+    let _ = writeln!(out, "{}", lines(&rows));
+}
+
+fn worst(out: &mut String, tensors: &[Tensor], verbose: bool) {
+    let mut listed: Vec<&Tensor> = if verbose {
+        tensors.iter().collect()
+    } else {
+        tensors.iter().filter(|tensor| tensor.relative_error.is_some()).collect()
+    };
+    if !verbose {
+        listed.sort_by(|a, b| b.relative_error.unwrap_or(0.0).total_cmp(&a.relative_error.unwrap_or(0.0)));
+        listed.truncate(WORST);
+    }
+    if listed.is_empty() {
+        return;
+    }
+    let title = if verbose { "tensor" } else { "worst tensors" };
+    let mut rows = table(&[title, "shape", "stored as", "bytes", "SQNR dB", "rel. error", "why"]);
+    for tensor in listed {
+        rows.add_row([
+            for_terminal(&tensor.name),
+            shape(&tensor.shape),
+            tensor.encoding.clone(),
+            size(tensor.bytes_after),
+            tensor.sqnr_db.map_or(String::new(), |db| format!("{db:.1}")),
+            tensor.relative_error.map_or(String::new(), |error| format!("{error:.4}")),
+            for_terminal(&tensor.reason),
+        ]);
+    }
+    right(&mut rows, &[3, 4, 5]);
+    let _ = writeln!(out, "\n{}", lines(&rows));
+}
+
+fn fusion(out: &mut String, report: &Report) {
+    let fusion = &report.fusion;
+    if fusion.total > 0 {
+        let _ = writeln!(
+            out,
+            "\n{} of {} linear layers in the fused form (ONNX Runtime ≥ {})",
+            fusion.fused, fusion.total, fusion.least_onnxruntime
+        );
+    }
+    for (node, reason) in &fusion.unfused {
+        let _ = writeln!(out, "not fused: {}: {}", for_terminal(node), for_terminal(reason));
+    }
+    if report.tied_bytes > 0 {
+        let _ = writeln!(out, "weights with several uses are stored once for each: {} more", size(report.tied_bytes));
+    }
+}
+
+fn repair(out: &mut String, report: &Report) {
+    for step in &report.repair {
+        let _ = writeln!(
+            out,
+            "repaired: {}  {} → {}  +{}  loss then {:.3} %",
+            for_terminal(&step.tensor),
+            step.from,
+            step.to,
+            size(step.bytes.unsigned_abs()),
+            step.loss_after
+        );
+    }
+}
+
+fn validation(out: &mut String, report: &Report) {
+    match &report.validation {
+        Validation::Skipped { reason } => {
+            let _ = writeln!(out, "not validated: {}", for_terminal(reason));
+        }
+        Validation::Unavailable { reason } => {
+            let _ = writeln!(out, "could not be validated: {}", for_terminal(reason));
+        }
+        Validation::Measured { output, deployed, weights_only, data, engine } => {
+            let mut rows = table(&["", "as deployed", "weights alone"]);
+            let both = |f: &dyn Fn(&Verdict) -> String| [f(deployed), f(weights_only)];
+            let mut row = |name: &str, cells: [String; 2]| {
+                let [deployed, weights] = cells;
+                if !deployed.is_empty() {
+                    rows.add_row([name.to_owned(), deployed, weights]);
+                }
+            };
+            row(deployed.measure.title(), both(&|v| format!("{:.3} {}", v.estimate, v.measure.unit())));
+            row("95 % interval", both(&|v| v.interval.map_or("none".to_owned(), |i| format!("{:.3} to {:.3}", i.low, i.high))));
+            let pair = |pair: Option<(f64, f64)>, unit: &str| {
+                pair.map_or(String::new(), |(before, after)| format!("{before:.3} → {after:.3}{unit}"))
+            };
+            row("accuracy", both(&|v| pair(v.accuracy, " %")));
+            row("perplexity", both(&|v| pair(v.perplexity, "")));
+            row("relative L2", both(&|v| format!("{:.4}", v.rel_l2)));
+            row("mean cosine", both(&|v| format!("{:.5}", v.cosine)));
+            row("KL (nats)", both(&|v| v.kl.map_or(String::new(), |kl| format!("{kl:.5}"))));
+            row("predictions changed", both(&|v| v.changed.map_or(String::new(), |share| format!("{share:.2} %"))));
+            right(&mut rows, &[1, 2]);
+            let from = match data {
+                Data::File { path, sha256, labelled } => format!(
+                    "{} samples{} of {} (sha256 {}…)",
+                    deployed.samples,
+                    if *labelled { " with labels" } else { "" },
+                    for_terminal(path),
+                    sha256.get(..12).unwrap_or(sha256)
+                ),
+                Data::Synthetic { seed } => {
+                    format!("{} synthetic samples (seed {seed}): they say nothing about real inputs", deployed.samples)
+                }
+            };
+            let _ = writeln!(out, "output '{}' on {from}, {engine}", for_terminal(output));
+            let _ = writeln!(out, "{}\n", lines(&rows));
+            let _ = writeln!(out, "{}", verdict_line(&report.preset.name, deployed));
+        }
+    }
+}
+
+/// The verdict in one line.
+pub(super) fn verdict_line(preset: &str, verdict: &Verdict) -> String {
+    let word = match verdict.outcome {
+        Outcome::Passed => "PASSED",
+        Outcome::Failed => "FAILED",
+        Outcome::Undecided => "UNDECIDED",
+        Outcome::NotVerified => "NOT VERIFIED",
+    };
+    format!("{word} {}: {}", for_terminal(preset), for_terminal(&verdict.reason))
+}
+
+/// Bytes in the unit that keeps three or four digits: `13.9 MB` (10^6 bytes).
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} B"),
+        10_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} MB", bytes as f64 / 1e6),
+        _ => format!("{:.2} GB", bytes as f64 / 1e9),
+    }
+}
+
+pub(super) fn shape(dims: &[usize]) -> String {
+    let parts: Vec<String> = dims.iter().map(usize::to_string).collect();
+    format!("[{}]", parts.join(","))
+}
+
+/// A table without lines, with this header.
+pub fn table(header: &[&str]) -> Table {
+    let mut rows = Table::new();
+    rows.load_style(presets::NOTHING).set_header(header.iter().copied());
+    rows
+}
+
+pub(super) fn right(table: &mut Table, columns: &[usize]) {
+    for column in columns {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// The lines of a table without trailing blanks.
+pub fn lines(table: &Table) -> String {
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}

@@ -1,0 +1,157 @@
+//! What quantizing each weight costs: the error of the weight itself, the bytes, and, with samples, the error
+//! at the output when nothing else is quantized. How a choice is made of it is not known here.
+
+use rayon::prelude::*;
+
+use crate::data::Sample;
+use crate::engine::{Output, Runner};
+use crate::error::{Error, Result};
+use crate::graph::{Form, Inventory, Origin, Site, Values, stored};
+use crate::onnx::{Model, tensor};
+use crate::progress::Progress;
+use crate::quant::{Algorithm, CodeKind, Scheme, WeightError, decode, measure, quantize, quantize_rows};
+use crate::quant::ScaleStorage;
+
+/// A way to store the weight of a site.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Candidate {
+    /// Blocked codes, for a linear.
+    Blocks(Scheme),
+    /// INT8 rows, for a table.
+    Rows(ScaleStorage),
+}
+
+/// The error of a site's weight stored as `candidate`.
+///
+/// # Errors
+/// [`crate::error::Kind::Format`] when the weight cannot be read.
+pub fn weight_error(
+    model: &Model,
+    site: &Site,
+    candidate: Candidate,
+    algorithm: Algorithm,
+) -> Result<WeightError> {
+    let values = Values::of(model, site)?;
+    Ok(match candidate {
+        Candidate::Blocks(scheme) => measure(&values.matrix()?, scheme, algorithm),
+        Candidate::Rows(scales) => quantize_rows(&values.matrix()?, scales, algorithm).error,
+    })
+}
+
+/// The squared relative error of the output when only the weight of one site is stored as its candidate, for
+/// each of `wanted`; `None` where that cannot be run alone.
+///
+/// The sum over sites predicts the squared relative error of all of them together.
+///
+/// # Errors
+/// Errors of the runtime, or [`crate::error::Kind::Interrupted`].
+pub fn output_errors(
+    model: &Model,
+    inventory: &Inventory,
+    wanted: &[(usize, Candidate)],
+    algorithm: Algorithm,
+    original: &Runner,
+    samples: &[Sample],
+    progress: &dyn Progress,
+) -> Result<Vec<Option<f64>>> {
+    let references: Vec<Output> = samples.par_iter().map(|sample| original.run(sample)).collect::<Result<_>>()?;
+    progress.stage("measuring each tensor", wanted.len() as u64);
+    let mut found = Vec::with_capacity(wanted.len());
+    for (at, candidate) in wanted {
+        if progress.cancelled() {
+            return Err(Error::interrupted());
+        }
+        let site = inventory.sites.get(*at).ok_or_else(|| Error::format("site", "is not in the model"))?;
+        let one = one_quantized(model, site, *candidate, algorithm, original)?;
+        found.push(match one {
+            None => None,
+            Some(runner) => Some(distance(&runner, samples, &references)?),
+        });
+        progress.advance(1);
+    }
+    Ok(found)
+}
+
+/// The original with the weight of one site as it comes back from `candidate`.
+fn one_quantized(
+    model: &Model,
+    site: &Site,
+    candidate: Candidate,
+    algorithm: Algorithm,
+    original: &Runner,
+) -> Result<Option<Runner>> {
+    let Some(tensor) = stored(model, site.operand.origin) else { return Ok(None) };
+    let name = match site.operand.origin {
+        Origin::Initializer(_) => tensor.name().to_owned(),
+        Origin::Constant(at) => {
+            let node = model.graph().node.get(at);
+            node.and_then(|node| node.output.first()).cloned().unwrap_or_default()
+        }
+    };
+    let Some(mut dense) = tensor::floats(tensor) else { return Ok(None) };
+    let values = Values::of(model, site)?;
+    let matrix = values.matrix()?;
+    let (k, n) = (site.k, site.n);
+    let back = match candidate {
+        Candidate::Blocks(scheme) => {
+            let made = quantize(&matrix, scheme, algorithm);
+            let kind = match (scheme.bits, scheme.symmetric) {
+                (crate::quant::Bits::Four, true) => CodeKind::Int4,
+                (crate::quant::Bits::Four, false) => CodeKind::Uint4,
+                (crate::quant::Bits::Eight, true) => CodeKind::Int8,
+                (crate::quant::Bits::Eight, false) => CodeKind::Uint8,
+            };
+            let scales = scale_values(&made.scales, scheme.scales);
+            decode(&made.codes, &scales, made.zero_points.as_deref(), kind, k, n, scheme.block)
+        }
+        Candidate::Rows(storage) => {
+            let made = quantize_rows(&matrix, storage, algorithm);
+            let scales = scale_values(&made.scales, storage);
+            let value = |at: usize| Some(f32::from(*made.codes.get(at)? as i8) * scales.get(at / n.max(1))?);
+            (0..k * n).map(value).collect()
+        }
+    };
+    let Some(back) = back else { return Ok(None) };
+    let alpha = match site.form {
+        Form::Gemm { alpha, .. } if alpha != 0.0 => alpha,
+        _ => 1.0,
+    };
+    let [row, column] = site.operand.strides.as_slice() else { return Ok(None) };
+    for (at, value) in back.into_iter().enumerate() {
+        if let Some(slot) = dense.get_mut(at / n * row + at % n * column) {
+            *slot = value / alpha;
+        }
+    }
+    Ok(original.with_constant(&name, &dense))
+}
+
+fn scale_values(bytes: &[u8], storage: ScaleStorage) -> Vec<f32> {
+    match storage {
+        ScaleStorage::F32 => bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect(),
+        ScaleStorage::F16 => {
+            bytes.as_chunks::<2>().0.iter().map(|c| half::f16::from_le_bytes(*c).to_f32()).collect()
+        }
+    }
+}
+
+fn distance(runner: &Runner, samples: &[Sample], references: &[Output]) -> Result<f64> {
+    let parts: Vec<(f64, f64)> = samples
+        .par_iter()
+        .zip(references)
+        .map(|(sample, reference)| {
+            let output = runner.run(sample)?;
+            let width = reference.shape.last().copied().unwrap_or(1).max(1);
+            let mask = sample.mask().filter(|mask| mask.len() * width == reference.values.len());
+            let mut sums = (0.0, 0.0);
+            for (at, (a, b)) in reference.values.iter().zip(&output.values).enumerate() {
+                if mask.as_ref().is_none_or(|mask| mask.get(at / width) == Some(&true)) {
+                    sums.0 += f64::from(b - a).powi(2);
+                    sums.1 += f64::from(*a).powi(2);
+                }
+            }
+            Ok(sums)
+        })
+        .collect::<Result<_>>()?;
+    let (error, signal) = parts.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
+    Ok(if signal > 0.0 { error / signal } else { 0.0 })
+}
