@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme};
 use crate::report::{AnalyzedCandidate, AnalyzedTensor, Analysis, File, Recommendation, Trial};
 use crate::rewrite::rewrite as carry_out;
-use crate::sensitivity::{Candidate, output_errors, weight_error};
+use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
 use crate::settings::{Overrides, Settings};
 
 /// Samples on which single tensors are measured.
@@ -43,7 +43,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     let model = load(&options.input)?;
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|path| data::load(path, &model)).transpose()?;
-    let wanted = candidates(&known);
+    let wanted = candidates(&model, &known)?;
     progress.stage("measuring the weights", wanted.len() as u64);
     let mut rows = Vec::with_capacity(wanted.len());
     for (site, candidate) in &wanted {
@@ -113,9 +113,10 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     })
 }
 
-fn candidates(known: &Inventory) -> Vec<(usize, Candidate)> {
+/// What each site could become, as far as its values allow.
+fn candidates(model: &Model, known: &Inventory) -> Result<Vec<(usize, Candidate)>> {
     let scheme = |bits, block, symmetric| {
-        Candidate::Blocks(Scheme { bits, block, symmetric, scales: ScaleStorage::F32 })
+        Candidate::Blocks(Scheme { bits, block, symmetric, scales: ScaleStorage::F16 })
     };
     let linear = [
         scheme(Bits::Four, 64, false),
@@ -123,14 +124,17 @@ fn candidates(known: &Inventory) -> Vec<(usize, Candidate)> {
         scheme(Bits::Four, 128, true),
         scheme(Bits::Eight, 128, true),
     ];
+    let table = [Candidate::Rows(ScaleStorage::F16)];
     let mut found = Vec::new();
     for (at, site) in known.sites.iter().enumerate() {
-        match site.form {
-            Form::Gather => found.push((at, Candidate::Rows(ScaleStorage::F32))),
-            _ => found.extend(linear.map(|candidate| (at, candidate))),
+        let wanted = if matches!(site.form, Form::Gather) { &table[..] } else { &linear[..] };
+        for candidate in wanted {
+            if let Reach::Fits(candidate) = reach(model, site, *candidate)? {
+                found.push((at, candidate));
+            }
         }
     }
-    found
+    Ok(found)
 }
 
 fn name_of(known: &Inventory, site: usize) -> String {
@@ -190,14 +194,16 @@ fn by_trial(
         let size = bytes.len() as u64;
         let rewritten = load_bytes(bytes)?;
         let mut judge = Judge::new(&options, model, known, Some(samples.clone()));
-        if let Judged::Measured { verdict, .. } = judge.judge(&rewritten, progress)? {
+        if let Judged::Measured { verdict, .. } = judge.judge(&rewritten, progress)?
+            && let Some(loss) = verdict.estimate
+        {
             trials.push(Trial {
                 preset: name.to_owned(),
                 bytes: size,
-                loss: verdict.estimate,
+                loss,
                 target: verdict.target,
                 unit: verdict.measure.unit().to_owned(),
-                holds: verdict.estimate <= verdict.target,
+                holds: loss <= verdict.target && verdict.non_finite == 0,
             });
         }
     }

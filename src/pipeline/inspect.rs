@@ -29,6 +29,13 @@ pub fn inspect(path: &Path, settings: &Settings) -> Result<Inspection> {
             bytes: decision.bytes_before,
             share: decision.bytes_before as f64 / total.max(1) as f64,
             uses: decision.uses.iter().map(|usage| usage.node.clone()).collect(),
+            operators: distinct(
+                decision.uses.iter().map(|usage| {
+                    let node = usage.slot.and_then(|(node, _)| model.graph().node.get(node));
+                    node.map_or(usage.node.as_str(), |node| node.op_type()).to_owned()
+                }),
+                "",
+            ),
             encoding: distinct(decision.uses.iter().map(|usage| usage.encoding.name()), "float"),
             reason: distinct(decision.uses.iter().map(|usage| usage.reason.clone()), "nothing uses it"),
             bytes_after: decision.bytes_after,

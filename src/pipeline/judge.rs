@@ -47,7 +47,8 @@ impl Judged {
     pub(super) fn misses_target(&self) -> bool {
         match self {
             Judged::Measured { verdict, .. } => {
-                verdict.outcome == Outcome::Failed || verdict.outcome != Outcome::NotVerified && verdict.estimate > verdict.target
+                let beyond = verdict.estimate.is_some_and(|estimate| estimate > verdict.target);
+                verdict.outcome != Outcome::NotVerified && (beyond || verdict.non_finite > 0)
             }
             Judged::Not(_) => false,
         }
@@ -56,7 +57,7 @@ impl Judged {
     /// The loss in percent, 0 where it was not measured.
     pub(super) fn loss(&self) -> f64 {
         match self {
-            Judged::Measured { verdict, .. } => verdict.estimate,
+            Judged::Measured { verdict, .. } => verdict.estimate.unwrap_or(0.0),
             Judged::Not(_) => 0.0,
         }
     }
@@ -130,8 +131,8 @@ impl<'a> Judge<'a> {
                 let sample = ready.samples.list.get(at).ok_or_else(|| Error::format("sample", "is missing"))?;
                 let reference = ready.reference(at, sample)?;
                 let both = (
-                    score(sample, &reference, &deployed.run(sample)?)?,
-                    score(sample, &reference, &alone.run(sample)?)?,
+                    ready.score(sample, &reference, &deployed.run(sample)?)?,
+                    ready.score(sample, &reference, &alone.run(sample)?)?,
                 );
                 progress.advance(1);
                 Ok(both)
@@ -194,6 +195,32 @@ impl Ready {
         }
     }
 
+    /// The score of one sample.
+    fn score(&self, sample: &Sample, reference: &Output, candidate: &Output) -> Result<Score> {
+        if reference.shape != candidate.shape {
+            return Err(Error::format(
+                "output",
+                format!("{:?} from the original, {:?} from the rewritten model", reference.shape, candidate.shape),
+            ));
+        }
+        let width = reference.shape.last().copied().unwrap_or(1).max(1);
+        let positions = reference.values.len() / width;
+        let mask = sample.mask().filter(|mask| mask.len() == positions);
+        let label = match &sample.label {
+            Label::None => validate::Label::None,
+            Label::Class(class) => validate::Label::Class(*class),
+            Label::Positions(classes) => validate::Label::Positions(classes),
+        };
+        validate::score(&validate::Sample {
+            reference: &reference.values,
+            candidate: &candidate.values,
+            width,
+            logits: self.output.logits,
+            mask: mask.as_deref(),
+            label,
+        })
+    }
+
     fn measure(&self) -> Measure {
         match self.samples.list.iter().map(|sample| &sample.label).find(|label| **label != Label::None) {
             Some(Label::Class(_)) => Measure::Accuracy,
@@ -202,31 +229,6 @@ impl Ready {
             _ => Measure::Cosine,
         }
     }
-}
-
-/// The score of one sample.
-pub(super) fn score(sample: &Sample, reference: &Output, candidate: &Output) -> Result<Score> {
-    if reference.shape != candidate.shape {
-        return Err(Error::format(
-            "output",
-            format!("{:?} from the original, {:?} from the rewritten model", reference.shape, candidate.shape),
-        ));
-    }
-    let width = reference.shape.last().copied().unwrap_or(1).max(1);
-    let positions = reference.values.len() / width;
-    let mask = sample.mask().filter(|mask| mask.len() == positions);
-    let label = match &sample.label {
-        Label::None => validate::Label::None,
-        Label::Class(class) => validate::Label::Class(*class),
-        Label::Positions(classes) => validate::Label::Positions(classes),
-    };
-    validate::score(&validate::Sample {
-        reference: &reference.values,
-        candidate: &candidate.values,
-        width,
-        mask: mask.as_deref(),
-        label,
-    })
 }
 
 fn provenance(samples: &Samples) -> Data {

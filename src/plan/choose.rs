@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::{Decision, Encoding, Plan, SCHEMA, UsePlan};
 use crate::error::{Error, Result};
-use crate::graph::{Form, Inventory, Site, Values, Weight, WeightUse, subject};
+use crate::graph::{Form, Inventory, Site, Weight, WeightUse, subject};
 use crate::onnx::{Model, tensor};
-use crate::onnx::proto::tensor_proto::DataType;
 use crate::preset::{Store, nearest};
-use crate::quant::{Bits, ScaleStorage, Scheme, fp16_scales_fit, row_scheme, survey};
+use crate::quant::{Bits, Scheme};
 use crate::role::Role;
+use crate::sensitivity::{Candidate, Reach, reach};
 use crate::settings::{Rule, Settings};
 
 /// Bytes that the nodes and names of an encoded weight take in the file, about.
@@ -175,38 +175,19 @@ impl Chooser<'_> {
 
     /// Brings a wish to what the values allow: finite ones only, and scales of a type that holds them.
     fn within_reach(&self, site: &Site, (wish, reason): (Encoding, String)) -> Result<(Encoding, String)> {
-        let half = site.operand.delivered == DataType::Float16;
-        let (matrix_block, scheme) = match wish {
+        let (candidate, algorithm) = match wish {
             Encoding::Float => return Ok((wish, reason)),
-            Encoding::Blocks { scheme, .. } => (scheme.block, scheme),
-            Encoding::Rows { scales, .. } => (site.n, row_scheme(site.n, scales)),
+            Encoding::Blocks { scheme, algorithm } => (Candidate::Blocks(scheme), algorithm),
+            Encoding::Rows { scales, algorithm } => (Candidate::Rows(scales), algorithm),
         };
-        let values = Values::of(self.model, site)?;
-        let matrix = match wish {
-            Encoding::Rows { .. } => values.matrix()?.transposed(),
-            _ => values.matrix()?,
-        };
-        let seen = survey(&matrix, matrix_block);
-        if let Some((row, column)) = seen.first_non_finite {
-            let (row, column) = if matches!(wish, Encoding::Rows { .. }) { (column, row) } else { (row, column) };
-            return Ok((Encoding::Float, format!("a value that is not finite at [{row},{column}]")));
-        }
-        let wanted = if half { ScaleStorage::F16 } else { scheme.scales };
-        let storage = match wanted {
-            ScaleStorage::F16 if fp16_scales_fit(&seen, scheme) => ScaleStorage::F16,
-            ScaleStorage::F16 if half => {
-                return Ok((Encoding::Float, "its scales do not fit float16".to_owned()));
+        Ok(match reach(self.model, site, candidate)? {
+            Reach::Fits(Candidate::Blocks(scheme)) => (Encoding::Blocks { scheme, algorithm }, reason),
+            Reach::Fits(Candidate::Rows(scales)) => (Encoding::Rows { scales, algorithm }, reason),
+            Reach::NotFinite(row, column) => {
+                (Encoding::Float, format!("a value that is not finite at [{row},{column}]"))
             }
-            _ => ScaleStorage::F32,
-        };
-        let encoding = match wish {
-            Encoding::Float => wish,
-            Encoding::Blocks { scheme, algorithm } => {
-                Encoding::Blocks { scheme: Scheme { scales: storage, ..scheme }, algorithm }
-            }
-            Encoding::Rows { algorithm, .. } => Encoding::Rows { scales: storage, algorithm },
-        };
-        Ok((encoding, reason))
+            Reach::ScalesTooFine => (Encoding::Float, "its scales do not fit float16".to_owned()),
+        })
     }
 
     fn all_rules_matched(&self) -> Result<()> {

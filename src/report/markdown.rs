@@ -93,14 +93,17 @@ fn validation(out: &mut String, report: &Report) {
                     let _ = writeln!(out, "| {name} | {a} | {b} |");
                 }
             };
-            row(deployed.measure.title(), &|v| Some(format!("{:.4} {}", v.estimate, v.measure.unit())));
+            row(deployed.measure.title(), &|v| v.estimate.map(|loss| format!("{loss:.4} {}", v.measure.unit())));
             row("95 % interval", &|v| v.interval.map(|i| format!("{:.4} to {:.4}", i.low, i.high)));
-            row("accuracy before and after", &|v| v.accuracy.map(|(a, b)| format!("{a:.3} %, {b:.3} %")));
-            row("perplexity before and after", &|v| v.perplexity.map(|(a, b)| format!("{a:.4}, {b:.4}")));
-            row("relative L2", &|v| Some(format!("{:.5}", v.rel_l2)));
-            row("mean cosine", &|v| Some(format!("{:.6}", v.cosine)));
-            row("KL in nats", &|v| v.kl.map(|kl| format!("{kl:.6}")));
-            row("predictions changed", &|v| v.changed.map(|share| format!("{share:.3} %")));
+            let number = |value: Option<f64>, decimals: usize| value.map(|value| format!("{value:.decimals$}"));
+            row("accuracy before, %", &|v| number(v.accuracy.map(|(before, _)| before), 3));
+            row("accuracy after, %", &|v| number(v.accuracy.map(|(_, after)| after), 3));
+            row("perplexity before", &|v| number(v.perplexity.map(|(before, _)| before), 4));
+            row("perplexity after", &|v| number(v.perplexity.map(|(_, after)| after), 4));
+            row("relative L2", &|v| number(v.rel_l2, 5));
+            row("mean cosine", &|v| number(v.cosine, 6));
+            row("KL, nats", &|v| number(v.kl, 6));
+            row("predictions changed, %", &|v| number(v.changed, 3));
         }
     }
     out.push('\n');

@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::text::{lines, right, shape, size, table};
 use super::{File, for_terminal};
 use crate::role::Role;
 
 /// What is in a model, and what would be done with it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
     /// [`super::SCHEMA`].
     pub schema: u32,
@@ -32,7 +32,7 @@ pub struct Inspection {
 }
 
 /// One tensor of a model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct InspectedTensor {
     /// What it is for.
     pub role: Role,
@@ -48,6 +48,8 @@ pub struct InspectedTensor {
     pub share: f64,
     /// The nodes that use it.
     pub uses: Vec<String>,
+    /// Their operators, each once, joined by ` + `.
+    pub operators: String,
     /// How it would be stored.
     pub encoding: String,
     /// Why.
@@ -57,7 +59,7 @@ pub struct InspectedTensor {
 }
 
 /// How much each weight suffers under each scheme.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Analysis {
     /// [`super::SCHEMA`].
     pub schema: u32,
@@ -72,7 +74,7 @@ pub struct Analysis {
 }
 
 /// One weight under several schemes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnalyzedTensor {
     /// Name.
     pub name: String,
@@ -85,7 +87,7 @@ pub struct AnalyzedTensor {
 }
 
 /// One weight under one scheme.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnalyzedCandidate {
     /// The scheme.
     pub encoding: String,
@@ -100,7 +102,7 @@ pub struct AnalyzedCandidate {
 }
 
 /// The preset that fits, and why.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Recommendation {
     /// Its name.
     pub preset: String,
@@ -111,7 +113,7 @@ pub struct Recommendation {
 }
 
 /// One preset tried as a whole.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trial {
     /// Its name.
     pub preset: String,
@@ -142,7 +144,7 @@ impl Inspection {
             for_terminal(&self.producer)
         );
         let mut rows =
-            table(&["role", "tensor", "shape", "type", "bytes", "share", "used by", "would be", "bytes", "why"]);
+            table(&["role", "tensor", "shape", "type", "bytes", "share", "operator", "would be", "bytes", "why"]);
         let total: u64 = self.tensors.iter().map(|tensor| tensor.bytes).sum();
         let mut rest = (0usize, 0u64);
         for tensor in &self.tensors {
@@ -157,7 +159,7 @@ impl Inspection {
                 tensor.data_type.clone(),
                 size(tensor.bytes),
                 format!("{:.1} %", 100.0 * tensor.share),
-                for_terminal(&tensor.uses.join(", ")),
+                for_terminal(&tensor.operators),
                 tensor.encoding.clone(),
                 size(tensor.bytes_after),
                 for_terminal(&tensor.reason),

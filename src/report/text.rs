@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use comfy_table::{CellAlignment, Table, presets};
 
 use super::{Data, Report, Tensor, Validation, for_terminal};
-use crate::validate::{Outcome, Verdict};
+use crate::validate::{Measure, Outcome, Verdict};
 
 /// Tensors listed by name, without `verbose`.
 const WORST: usize = 5;
@@ -155,17 +155,19 @@ fn validation(out: &mut String, report: &Report) {
                     rows.add_row([name.to_owned(), deployed, weights]);
                 }
             };
-            row(deployed.measure.title(), both(&|v| format!("{:.3} {}", v.estimate, v.measure.unit())));
+            row(deployed.measure.title(), both(&|v| figure(v.estimate, 3, &format!(" {}", v.measure.unit()))));
             row("95 % interval", both(&|v| v.interval.map_or("none".to_owned(), |i| format!("{:.3} to {:.3}", i.low, i.high))));
             let pair = |pair: Option<(f64, f64)>, unit: &str| {
                 pair.map_or(String::new(), |(before, after)| format!("{before:.3} → {after:.3}{unit}"))
             };
-            row("accuracy", both(&|v| pair(v.accuracy, " %")));
+            let labelled = deployed.measure == Measure::Accuracy;
+            let accuracy = |v: &Verdict| pair(v.accuracy, " %");
+            row("accuracy", both(&|v| if labelled { accuracy(v) } else { String::new() }));
             row("perplexity", both(&|v| pair(v.perplexity, "")));
-            row("relative L2", both(&|v| format!("{:.4}", v.rel_l2)));
-            row("mean cosine", both(&|v| format!("{:.5}", v.cosine)));
-            row("KL (nats)", both(&|v| v.kl.map_or(String::new(), |kl| format!("{kl:.5}"))));
-            row("predictions changed", both(&|v| v.changed.map_or(String::new(), |share| format!("{share:.2} %"))));
+            row("relative L2", both(&|v| figure(v.rel_l2, 4, "")));
+            row("mean cosine", both(&|v| figure(v.cosine, 5, "")));
+            row("KL (nats)", both(&|v| figure(v.kl, 5, "")));
+            row("predictions changed", both(&|v| figure(v.changed, 2, " %")));
             right(&mut rows, &[1, 2]);
             let from = match data {
                 Data::File { path, sha256, labelled } => format!(
@@ -195,6 +197,11 @@ pub(super) fn verdict_line(preset: &str, verdict: &Verdict) -> String {
         Outcome::NotVerified => "NOT VERIFIED",
     };
     format!("{word} {}: {}", for_terminal(preset), for_terminal(&verdict.reason))
+}
+
+/// `value` with `decimals` and `unit`; empty if there is none.
+pub(super) fn figure(value: Option<f64>, decimals: usize, unit: &str) -> String {
+    value.map_or(String::new(), |value| format!("{value:.decimals$}{unit}"))
 }
 
 /// Bytes in the unit that keeps three or four digits: `13.9 MB` (10^6 bytes).

@@ -1,6 +1,8 @@
 //! What quantizing each weight costs: the error of the weight itself, the bytes, and, with samples, the error
 //! at the output when nothing else is quantized. How a choice is made of it is not known here.
 
+mod reach;
+
 use rayon::prelude::*;
 
 use crate::data::Sample;
@@ -9,8 +11,11 @@ use crate::error::{Error, Result};
 use crate::graph::{Form, Inventory, Origin, Site, Values, stored};
 use crate::onnx::{Model, tensor};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, CodeKind, Scheme, WeightError, decode, measure, quantize, quantize_rows};
-use crate::quant::ScaleStorage;
+use crate::quant::{
+    Algorithm, Bits, CodeKind, ScaleStorage, Scheme, WeightError, decode, measure, quantize, quantize_rows,
+};
+
+pub use reach::{Reach, reach};
 
 /// A way to store the weight of a site.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -96,10 +101,10 @@ fn one_quantized(
         Candidate::Blocks(scheme) => {
             let made = quantize(&matrix, scheme, algorithm);
             let kind = match (scheme.bits, scheme.symmetric) {
-                (crate::quant::Bits::Four, true) => CodeKind::Int4,
-                (crate::quant::Bits::Four, false) => CodeKind::Uint4,
-                (crate::quant::Bits::Eight, true) => CodeKind::Int8,
-                (crate::quant::Bits::Eight, false) => CodeKind::Uint8,
+                (Bits::Four, true) => CodeKind::Int4,
+                (Bits::Four, false) => CodeKind::Uint4,
+                (Bits::Eight, true) => CodeKind::Int8,
+                (Bits::Eight, false) => CodeKind::Uint8,
             };
             let scales = scale_values(&made.scales, scheme.scales);
             decode(&made.codes, &scales, made.zero_points.as_deref(), kind, k, n, scheme.block)

@@ -1,0 +1,132 @@
+//! What all samples together say about the loss.
+
+use super::interval::{Interval, Moments, mean, pairs, shares};
+use super::{Measure, Score};
+
+/// Samples below which a mean is not taken for decided. With log-normal losses (σ = 1) the interval holds the
+/// truth in 91 of 100 simulations at 10 samples, in 94 at 30.
+const ENOUGH_FOR_A_MEAN: u64 = 30;
+
+/// Perplexities and their increase are not told apart beyond this: JSON knows no infinity.
+pub(super) const LARGEST: f64 = 1e12;
+
+/// A sufficient summary of the scores under one measure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Evidence {
+    /// Samples that only the original (`lost`) or only the rewritten model (`gained`) has right, of `n`.
+    Pairs { lost: f64, gained: f64, n: f64 },
+    /// Shares of changed predictions that add up to `sum`, of `n` samples.
+    Shares { sum: f64, n: f64 },
+    /// Differences of mean negative log-likelihood, in nats.
+    LogRatio(Moments),
+    /// 1 − cosine.
+    Distance(Moments),
+}
+
+impl Evidence {
+    /// The evidence of the scores that count under `measure`; `None` if none does.
+    pub fn of(measure: Measure, scores: &[Score]) -> Option<Self> {
+        let used: Vec<&Score> = scores.iter().filter(|score| counts(measure, score)).collect();
+        if used.is_empty() {
+            return None;
+        }
+        let n = used.len() as f64;
+        let count = |matches: fn(&Score) -> bool| used.iter().filter(|score| matches(score)).count() as f64;
+        Some(match measure {
+            Measure::Accuracy => Self::Pairs {
+                lost: count(|score| score.correct_reference > score.correct_candidate),
+                gained: count(|score| score.correct_reference < score.correct_candidate),
+                n,
+            },
+            Measure::Changed => {
+                let share = |score: &&Score| score.changed as f64 / score.predictions as f64;
+                Self::Shares { sum: used.iter().map(share).sum(), n }
+            }
+            Measure::Perplexity => Self::LogRatio(Moments::of(&linearized(&used))),
+            Measure::Cosine => {
+                let distances: Vec<f64> = used.iter().map(|score| 1.0 - score.cosine).collect();
+                Self::Distance(Moments::of(&distances))
+            }
+        })
+    }
+
+    /// Samples that count.
+    pub fn samples(&self) -> u64 {
+        match *self {
+            Self::Pairs { n, .. } | Self::Shares { n, .. } => n as u64,
+            Self::LogRatio(moments) | Self::Distance(moments) => moments.n as u64,
+        }
+    }
+
+    /// Whether the number of samples lets the interval decide.
+    pub fn is_enough(&self) -> bool {
+        match self {
+            Self::Pairs { .. } | Self::Shares { .. } => true,
+            Self::LogRatio(_) | Self::Distance(_) => self.samples() >= ENOUGH_FOR_A_MEAN,
+        }
+    }
+
+    /// The loss, in the unit of the measure.
+    pub fn estimate(&self) -> f64 {
+        match *self {
+            Self::Pairs { lost, gained, n } => 100.0 * ((lost - gained) / n),
+            Self::Shares { sum, n } => 100.0 * (sum / n),
+            Self::LogRatio(moments) => percent_more(moments.mean),
+            Self::Distance(moments) => 100.0 * moments.mean,
+        }
+    }
+
+    /// The interval of the loss over samples; `None` where one sample leaves the spread unknown.
+    pub fn interval(&self) -> Option<Interval> {
+        match *self {
+            Self::Pairs { lost, gained, n } => Some(pairs(lost, gained, n).map(percent)),
+            Self::Shares { sum, n } => Some(shares(sum, n).map(percent)),
+            Self::LogRatio(moments) => mean(&moments).map(|interval| interval.map(percent_more)),
+            // No cosine is above 1 or below −1.
+            Self::Distance(moments) => {
+                mean(&moments).map(|interval| interval.map(|end| percent(end.clamp(0.0, 2.0))))
+            }
+        }
+    }
+
+    /// The same evidence seen on `n` samples: equal shares and equal spread.
+    pub fn scaled(self, n: u64) -> Self {
+        let scale = n as f64 / self.samples() as f64;
+        let n = n as f64;
+        match self {
+            Self::Pairs { lost, gained, .. } => Self::Pairs { lost: lost * scale, gained: gained * scale, n },
+            Self::Shares { sum, .. } => Self::Shares { sum: sum * scale, n },
+            Self::LogRatio(moments) => Self::LogRatio(Moments { n, ..moments }),
+            Self::Distance(moments) => Self::Distance(Moments { n, ..moments }),
+        }
+    }
+}
+
+fn counts(measure: Measure, score: &Score) -> bool {
+    match measure {
+        Measure::Accuracy => score.labels == 1,
+        Measure::Perplexity => score.tokens > 0,
+        Measure::Changed => score.predictions > 0,
+        Measure::Cosine => score.positions > 0,
+    }
+}
+
+/// Values whose mean is the log-ratio of perplexities, R = Σd / Σt, and whose spread is that of R over
+/// samples: R + (d − R t) / t̄ with d the difference of negative log-likelihoods of a sample and t its
+/// tokens (the ratio estimator; W. G. Cochran, Sampling Techniques, 3rd ed. 1977, section 6.3).
+fn linearized(scores: &[&Score]) -> Vec<f64> {
+    let difference = |score: &Score| score.nll_candidate - score.nll_reference;
+    let tokens: f64 = scores.iter().map(|score| score.tokens as f64).sum();
+    let ratio = scores.iter().map(|score| difference(score)).sum::<f64>() / tokens;
+    let mean_tokens = tokens / scores.len() as f64;
+    let value = |score: &&Score| ratio + (difference(score) - ratio * score.tokens as f64) / mean_tokens;
+    scores.iter().map(value).collect()
+}
+
+fn percent(share: f64) -> f64 {
+    100.0 * share
+}
+
+fn percent_more(log_ratio: f64) -> f64 {
+    (100.0 * log_ratio.exp_m1()).min(LARGEST)
+}

@@ -1,0 +1,39 @@
+//! What is called loss, by what the samples carry.
+
+use serde::{Deserialize, Serialize};
+
+/// What is called loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Measure {
+    /// Accuracy of the original minus accuracy of the rewritten model, in percentage points.
+    Accuracy,
+    /// 100 × (PPL(rewritten) / PPL(original) − 1), where ln PPL is the mean negative log-likelihood of a
+    /// labelled position.
+    Perplexity,
+    /// Mean over samples of the share of positions whose prediction changed, in percent. The accuracy
+    /// lost is at most this, whatever the labels are.
+    Changed,
+    /// 100 × (1 − mean cosine), the cosine averaged over a sample's positions, then over samples.
+    Cosine,
+}
+
+impl Measure {
+    /// What the loss is, as the subject of a sentence.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Accuracy => "loss of accuracy",
+            Self::Perplexity => "increase of perplexity",
+            Self::Changed => "share of changed predictions",
+            Self::Cosine => "cosine distance",
+        }
+    }
+
+    /// The unit of the loss and of its target.
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Accuracy => "points",
+            Self::Perplexity | Self::Changed | Self::Cosine => "%",
+        }
+    }
+}
