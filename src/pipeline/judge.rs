@@ -33,6 +33,8 @@ pub(super) struct Ready {
     pub(super) samples: Samples,
     pub(super) output: Measured,
     pub(super) original: Runner,
+    /// Length of the output's last axis.
+    width: usize,
     kept: Option<Vec<Output>>,
 }
 
@@ -165,6 +167,7 @@ impl<'a> Judge<'a> {
         progress.stage("running the original", samples.list.len() as u64);
         let first = samples.list.first().map(|sample| original.run(sample)).transpose()?;
         let size = first.as_ref().map_or(0, |output| output.values.len());
+        let width = first.as_ref().and_then(|output| output.shape.last().copied()).unwrap_or(1);
         let kept = if size.saturating_mul(samples.list.len()) <= KEPT_VALUES {
             let outputs: Result<Vec<Output>> = samples
                 .list
@@ -182,7 +185,7 @@ impl<'a> Judge<'a> {
         } else {
             None
         };
-        Ok(Ready { samples, output, original, kept })
+        Ok(Ready { samples, output, original, width, kept })
     }
 }
 
@@ -225,7 +228,7 @@ impl Ready {
         match self.samples.list.iter().map(|sample| &sample.label).find(|label| **label != Label::None) {
             Some(Label::Class(_)) => Measure::Accuracy,
             Some(Label::Positions(_)) => Measure::Perplexity,
-            _ if self.output.logits => Measure::Changed,
+            _ if self.output.logits && self.width > 1 => Measure::Changed,
             _ => Measure::Cosine,
         }
     }
