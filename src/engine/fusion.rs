@@ -1,7 +1,8 @@
 //! Reading a model as ONNX Runtime's fusion reads it: which blocked DequantizeLinear nodes become part of a
 //! quantized matrix product, and why the others do not. It looks at the written file and knows no plan.
 //!
-//! Rules: selector and action of `DQMatMulToMatMulNBits` in ONNX Runtime 1.25 to 1.32.
+//! Rules: selector and action of `DQMatMulToMatMulNBits` in ONNX Runtime 1.25 to 1.32, and what hides a
+//! product from them (measured on 1.32).
 
 use crate::graph::Index;
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
@@ -94,6 +95,23 @@ fn examine(index: &Index<'_>, node: &NodeProto, block: i64) -> Result<(usize, us
         return Err("its result is used inside a body".to_owned());
     }
     let user = index.node(slot.node).ok_or("its user is missing")?;
+    let hidden = |hiding: &[&str]| {
+        let product = user.output.first().map_or("", String::as_str);
+        match index.consumers(product) {
+            [next] if !index.is_output(product) => index
+                .node(next.node)
+                .filter(|next| hiding.contains(&next.op_type()))
+                .map(|next| Err(format!("ONNX Runtime joins {} with the {} behind it", user.op_type(), next.op_type()))),
+            _ => None,
+        }
+    };
+    let behind = match user.op_type() {
+        "Gemm" => hidden(&["Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "HardSigmoid", "Transpose"]),
+        _ => hidden(&["Relu", "Clip"]),
+    };
+    if let Some(reason) = behind {
+        return reason;
+    }
     match (user.op_type(), slot.input) {
         ("MatMul", 1) => Ok((slot.node, block, bits == 8)),
         ("Gemm", 1) if is_plain(index, user, *n) => Ok((slot.node, block, true)),

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::{AUTO_BYTES, RewriteOptions, When, output_of, samples_for};
 use crate::data::{self, Label, Sample, Samples};
-use crate::engine::{Output, Runner, Variant};
+use crate::engine::{Output, Runner, Variant, fusion};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Inventory, Measured};
 use crate::onnx::{Checked, Model};
@@ -33,6 +33,8 @@ pub(super) struct Ready {
     pub(super) samples: Samples,
     pub(super) output: Measured,
     pub(super) original: Runner,
+    /// The original without the int8 step, where it has fused layers of its own.
+    bare: Option<Runner>,
     /// Length of the output's last axis.
     width: usize,
     kept: Option<Vec<Output>>,
@@ -132,10 +134,10 @@ impl<'a> Judge<'a> {
                 }
                 let sample = ready.samples.list.get(at).ok_or_else(|| Error::format("sample", "is missing"))?;
                 let reference = ready.reference(at, sample)?;
-                let both = (
-                    ready.score(sample, &reference, &deployed.run(sample)?)?,
-                    ready.score(sample, &reference, &alone.run(sample)?)?,
-                );
+                let deployed = ready.score(sample, &reference, &deployed.run(sample)?)?;
+                let bare = ready.bare.as_ref().map(|bare| bare.run(sample)).transpose()?;
+                let weights = ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
+                let both = (deployed, weights);
                 progress.advance(1);
                 Ok(both)
             })
@@ -164,6 +166,10 @@ impl<'a> Judge<'a> {
         let output = output_of(self.options, self.model, self.known)?;
         let samples = samples_for(self.options, self.model, self.known, self.given.take())?;
         let original = Runner::new(self.model, &output.name, Variant::Deployed)?;
+        let bare = match fusion(self.model).fused.is_empty() {
+            true => None,
+            false => Some(Runner::new(self.model, &output.name, Variant::WeightsOnly)?),
+        };
         progress.stage("running the original", samples.list.len() as u64);
         let first = samples.list.first().map(|sample| original.run(sample)).transpose()?;
         let size = first.as_ref().map_or(0, |output| output.values.len());
@@ -185,7 +191,7 @@ impl<'a> Judge<'a> {
         } else {
             None
         };
-        Ok(Ready { samples, output, original, width, kept })
+        Ok(Ready { samples, output, original, bare, width, kept })
     }
 }
 

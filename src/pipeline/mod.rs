@@ -152,6 +152,11 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return Err(Error::interrupted());
     }
     let mut report = notes.written(&plan, &written, judged);
+    if !report.repair.is_empty() {
+        let what = "the tensors to raise were chosen on the samples of this verdict, which makes it a little optimistic; \
+                    judge a release with `efq validate` on others";
+        report.warnings.push(what.to_owned());
+    }
     let failed = matches!(&report.validation, Validation::Measured { deployed, .. } if deployed.outcome == Outcome::Failed);
     if failed && !options.keep_output {
         report.result = None;

@@ -163,7 +163,8 @@ fn validation(out: &mut String, report: &Report) {
             let labelled = deployed.measure == Measure::Accuracy;
             let accuracy = |v: &Verdict| pair(v.accuracy, " %");
             row("accuracy", both(&|v| if labelled { accuracy(v) } else { String::new() }));
-            row("perplexity", both(&|v| pair(v.perplexity, "")));
+            let modelled = deployed.measure == Measure::Perplexity;
+            row("perplexity", both(&|v| if modelled { pair(v.perplexity, "") } else { String::new() }));
             row("relative L2", both(&|v| figure(v.rel_l2, 4, "")));
             row("mean cosine", both(&|v| figure(v.cosine, 5, "")));
             row("KL (nats)", both(&|v| figure(v.kl, 5, "")));

@@ -1,14 +1,21 @@
 //! A linear layer: `X · DequantizeLinear(codes, scales)` with a bias where the Gemm had one.
 //!
 //! ONNX DequantizeLinear-21: `y = (x - zero_point) * scale`, blocks of `block_size` along `axis`.
-//! ONNX Runtime 1.25 and newer fuse MatMul and plain Gemm (alpha, beta 1; transA, transB 0; bias `[N]`).
+//!
+//! ONNX Runtime fuses the product, unless its other optimizers reach it first: a Gemm is joined with an
+//! activation or a transpose behind it, MatMul and Add of matrices become a Gemm, and a Relu or Clip right
+//! behind a product hides it (measured on 1.32). A subtraction is none of that, so the bias of a Gemm is
+//! subtracted with its sign turned, which is the same sum bit for bit.
 
 use super::edit::Edit;
 use crate::error::{Error, Result};
-use crate::graph::{Form, Index, Origin, Site, Values, operand, stored};
+use crate::graph::{Form, Index, Site, Values, operand, stored};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, tensor};
 use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme, quantize};
+
+/// Domain that keeps a node out of the raising of the operator set: it is of the new one already.
+pub(super) const PENDING: &str = "efq.pending";
 
 pub(super) fn encode(
     edit: &mut Edit<'_>,
@@ -22,12 +29,7 @@ pub(super) fn encode(
     let original = edit.node(site.at.node).cloned().unwrap_or_default();
     match site.form {
         Form::Gemm { beta, .. } => gemm(edit, site, &original, dequantized, beta),
-        _ => {
-            if let Some(slot) = edit.node(site.at.node).and_then(|node| node.input.get_mut(site.at.input)) {
-                *slot = dequantized;
-            }
-            Ok(())
-        }
+        _ => matmul(edit, site, &original, dequantized),
     }
 }
 
@@ -88,81 +90,136 @@ fn dequantize(
         node::int_attribute("block_size", i64::try_from(scheme.block).unwrap_or(i64::MAX)),
     ];
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-    edit.insert_before(
-        site.at.node,
-        node::build("DequantizeLinear", &name, &inputs, &[&result], attributes),
-    );
+    let mut dequantize = node::build("DequantizeLinear", &name, &inputs, &[&result], attributes);
+    dequantize.domain = Some(PENDING.to_owned());
+    edit.insert_before(site.at.node, dequantize);
     Ok(result)
 }
 
-/// Brings a Gemm to the form that is fused: factors in the weight and the bias, nothing transposed.
+/// Puts the weight into the MatMul, and keeps what follows from hiding the product.
+fn matmul(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String) -> Result<()> {
+    let at = site.at.node;
+    let index = Index::new(edit.model.graph(), edit.model.proto.ir_version());
+    let output = original.output.first().map_or("", String::as_str);
+    let next = sole_consumer(&index, output);
+    if let Some(slot) = edit.node(at).and_then(|node| node.input.get_mut(site.at.input)) {
+        *slot = weight;
+    }
+    match next {
+        Some((_, next)) if hides(next) => {
+            let product = edit.name(&format!("{output}_product"));
+            let zeros = vec![0.0; site.n];
+            let mut first = edit.node(at).cloned().unwrap_or_default();
+            first.output = vec![product.clone()];
+            let subtract = subtraction(edit, site, output, &product, &zeros, "");
+            edit.replace(at, vec![first, subtract]);
+        }
+        Some((place, add)) if node::is(add, "Add") => {
+            let sum = add.output.first().map_or("", String::as_str);
+            let bias = add.input.iter().find(|name| *name != output).cloned().unwrap_or_default();
+            let hidden = sole_consumer(&index, sum).is_some_and(|(_, next)| hides(next));
+            if let Some(vector) = if hidden { vector(edit, site, &index, &bias, (-1.0, 1))? } else { None } {
+                let subtract = subtraction(edit, site, sum, output, &vector, add.name());
+                edit.replace(place, vec![subtract]);
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+/// `output = product - vector`.
+fn subtraction(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    output: &str,
+    product: &str,
+    vector: &[f32],
+    name: &str,
+) -> NodeProto {
+    let subtrahend = edit.name(&format!("{output}_subtrahend"));
+    edit.add(float_tensor(&subtrahend, &[site.n], vector, site.operand.delivered));
+    let name = if name.is_empty() { edit.name(&format!("{output}_Sub")) } else { name.to_owned() };
+    node::build("Sub", &name, &[product, &subtrahend], &[output], vec![])
+}
+
+/// The only node that takes `value`, if nothing else does.
+fn sole_consumer<'g>(index: &Index<'g>, value: &str) -> Option<(usize, &'g NodeProto)> {
+    match index.consumers(value) {
+        [slot] if !index.is_output(value) && index.captured_by(value).is_empty() => {
+            Some((slot.node, index.node(slot.node)?))
+        }
+        _ => None,
+    }
+}
+
+/// Whether the node keeps a product right before it from being fused.
+fn hides(node: &NodeProto) -> bool {
+    node::is(node, "Relu") || node::is(node, "Clip")
+}
+
+/// Replaces a Gemm by the product, with its factors in the weight and the bias, and the bias subtracted.
 fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, beta: f32) -> Result<()> {
     let at = site.at.node;
     let activation = original.input.first().cloned().unwrap_or_default();
+    let output = original.output.first().cloned().unwrap_or_default();
+    let index = Index::new(edit.model.graph(), edit.model.proto.ir_version());
     let bias = original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0);
-    let plain = |inputs: Vec<String>| {
-        let attribute = original.attribute.iter().filter(|a| !is_factor(a.name())).cloned().collect();
-        NodeProto { input: inputs, attribute, ..original.clone() }
+    let subtrahend = match bias {
+        None if sole_consumer(&index, &output).is_some_and(|(_, next)| hides(next)) => Some(vec![0.0; site.n]),
+        None => {
+            let product = node::build("MatMul", original.name(), &[&activation, &weight], &[&output], vec![]);
+            edit.replace(at, vec![product]);
+            return Ok(());
+        }
+        Some(bias) => vector(edit, site, &index, bias, (-beta, 2))?,
     };
-    let Some(bias) = bias else {
-        edit.replace(at, vec![plain(vec![activation, weight])]);
-        return Ok(());
-    };
-    if let Some(vector) = vector_bias(edit, site, bias, beta)? {
-        edit.replace(at, vec![plain(vec![activation, weight, vector])]);
-        return Ok(());
+    let product = edit.name(&format!("{output}_product"));
+    let mut nodes = vec![node::build("MatMul", original.name(), &[&activation, &weight], &[&product], vec![])];
+    match (subtrahend, bias) {
+        (Some(vector), _) => nodes.push(subtraction(edit, site, &output, &product, &vector, "")),
+        // A computed or two-dimensional C stays an addition.
+        (None, bias) => {
+            let mut addend = bias.cloned().unwrap_or_default();
+            if beta != 1.0 {
+                let factor = edit.name(&format!("{output}_beta"));
+                let scaled = edit.name(&format!("{output}_scaled_bias"));
+                let name = edit.name(&format!("{output}_Mul"));
+                edit.add(float_tensor(&factor, &[], &[beta], site.operand.delivered));
+                nodes.push(node::build("Mul", &name, &[&addend, &factor], &[&scaled], vec![]));
+                addend = scaled;
+            }
+            let name = edit.name(&format!("{output}_Add"));
+            nodes.push(node::build("Add", &name, &[&product, &addend], &[&output], vec![]));
+        }
     }
-    // A computed or two-dimensional C: the product is fused, the addition stays beside it.
-    let stem = original.output.first().cloned().unwrap_or_default();
-    let product = edit.name(&format!("{stem}_product"));
-    let name = edit.name(&format!("{stem}_MatMul"));
-    let mut nodes = vec![node::build("MatMul", &name, &[&activation, &weight], &[&product], vec![])];
-    let mut addend = bias.clone();
-    if beta != 1.0 {
-        let factor = edit.name(&format!("{stem}_beta"));
-        let scaled = edit.name(&format!("{stem}_scaled_bias"));
-        let name = edit.name(&format!("{stem}_Mul"));
-        edit.add(float_tensor(&factor, &[], &[beta], site.operand.delivered));
-        nodes.push(node::build("Mul", &name, &[&addend, &factor], &[&scaled], vec![]));
-        addend = scaled;
-    }
-    let output = original.output.first().map_or("", String::as_str);
-    nodes.push(node::build("Add", original.name(), &[&product, &addend], &[output], vec![]));
     edit.replace(at, nodes);
     Ok(())
 }
 
-fn is_factor(name: &str) -> bool {
-    matches!(name, "alpha" | "beta" | "transA" | "transB")
-}
-
-/// The name of a constant bias `[N]` that holds `beta · C`; `None` if C is no such vector.
-fn vector_bias(edit: &mut Edit<'_>, site: &Site, bias: &str, beta: f32) -> Result<Option<String>> {
-    let index = Index::new(edit.model.graph(), edit.model.proto.ir_version());
-    let Some(found) = operand(&index, bias) else { return Ok(None) };
+/// The constant bias of at most `rank` as `factor` times its values, one for each of the N columns; `None` if
+/// it is no vector.
+fn vector(
+    edit: &Edit<'_>,
+    site: &Site,
+    index: &Index<'_>,
+    bias: &str,
+    (factor, rank): (f32, usize),
+) -> Result<Option<Vec<f32>>> {
+    let Some(found) = operand(index, bias) else { return Ok(None) };
     let Some(tensor) = stored(edit.model, found.origin) else { return Ok(None) };
-    let direct = matches!(found.origin, Origin::Initializer(_)) && tensor.name() == bias;
-    if direct && beta == 1.0 && found.dims == [site.n] {
-        return Ok(Some(bias.to_owned()));
+    let width = found.dims.last().copied().unwrap_or(1);
+    if found.dims.iter().rev().skip(1).any(|dim| *dim != 1) || !(width == 1 || width == site.n) {
+        return Ok(None);
     }
-    let (rows, width) = match found.dims.as_slice() {
-        [] => (1, 1),
-        [width] => (1, *width),
-        [rows, width] => (*rows, *width),
-        _ => return Ok(None),
-    };
-    if rows != 1 || !(width == 1 || width == site.n) {
+    // A bias of a higher rank than the product would raise that of the sum.
+    if found.dims.len() > rank {
         return Ok(None);
     }
     let values = tensor::floats(tensor)
-        .ok_or_else(|| Error::format(tensor::subject(tensor), "the bias of a Gemm is not floating-point"))?;
+        .ok_or_else(|| Error::format(tensor::subject(tensor), "a bias that is not floating-point"))?;
     let step = if width == 1 { 0 } else { found.strides.last().copied().unwrap_or(1) };
-    let vector: Option<Vec<f32>> =
-        (0..site.n).map(|column| values.get(column * step).map(|value| value * beta)).collect();
-    let Some(vector) = vector else { return Ok(None) };
-    let name = edit.name(&format!("{bias}_vector"));
-    edit.add(float_tensor(&name, &[site.n], &vector, site.operand.delivered));
-    Ok(Some(name))
+    Ok((0..site.n).map(|column| values.get(column * step).map(|value| value * factor)).collect())
 }
 
 fn float_tensor(name: &str, dims: &[usize], values: &[f32], kind: DataType) -> TensorProto {

@@ -91,6 +91,11 @@ pub fn rewrite<'m>(
     }
     let mut draft = edit.finish();
     let raised = if plan.blocked_uses() > 0 { Some(opset::raise(&mut draft.proto)?) } else { None };
+    for node in draft.proto.graph.iter_mut().flat_map(|graph| &mut graph.node) {
+        if node.domain() == linear::PENDING {
+            node.domain = None;
+        }
+    }
     sweep(&mut draft.proto);
     let entries = metadata.iter().map(|(key, value)| StringStringEntryProto {
         key: Some((*key).to_owned()),
