@@ -12,10 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(["onnx-ml.proto"], ["proto"])?;
 
     fs::write(out.join("fields.rs"), field_table(&descriptors)?)?;
-    Config::new()
-        .bytes([".onnx"])
-        .default_package_filename("onnx")
-        .compile_fds(descriptors)?;
+    Config::new().bytes([".onnx"]).default_package_filename("onnx").compile_fds(descriptors)?;
     Ok(())
 }
 

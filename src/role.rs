@@ -95,8 +95,11 @@ impl Role {
     }
 }
 
+/// A name for several roles, and whether a role is one of them.
+type Group = (&'static str, fn(Role) -> bool);
+
 /// The names of groups of roles that a preset or option may use beside the roles themselves.
-pub const GROUPS: [(&str, fn(Role) -> bool); 3] = [
+const GROUPS: [Group; 3] = [
     ("embeddings", Role::is_embedding),
     ("attention", Role::is_attention),
     ("feed_forward", Role::is_feed_forward),

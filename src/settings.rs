@@ -151,7 +151,14 @@ impl Settings {
         for text in &overrides.keep {
             let origin = format!("--keep '{text}'");
             let selector = Selector::parse(text).map_err(|error| error.within(&origin))?;
-            rules.push(Rule { origin, selector, store: Store::Float, block: None, symmetric: None, required: true });
+            rules.push(Rule {
+                origin,
+                selector,
+                store: Store::Float,
+                block: None,
+                symmetric: None,
+                required: true,
+            });
         }
         rules.extend(preset.rules.iter().map(|rule| Rule {
             origin: format!("{}:{}", preset.origin, rule.line),

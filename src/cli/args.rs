@@ -11,14 +11,18 @@ use crate::settings::{Overrides, Settings};
 
 /// INT4 weights for ONNX models, with a statement of what they cost.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = "\
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   efq rewrite bert.onnx -p automotive_adas -o bert.int4.onnx --data test.npz
   efq inspect bert.onnx
   efq presets show automotive_adas > mine.yaml
 
 Exit codes: 0 done, 1 gate failed, 2 usage or preset error, 3 bad model or data,
-4 undecided or not verified under --strict, 130 interrupted")]
+4 undecided or not verified under --strict, 130 interrupted"
+)]
 pub(super) struct Args {
     #[command(subcommand)]
     pub command: Command,

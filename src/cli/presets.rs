@@ -23,7 +23,8 @@ pub(super) fn run(args: &Presets) -> Result<Exit> {
 }
 
 fn list() -> String {
-    let mut rows = table(&["preset", "target", "decided by", "block", "zero points", "stays in full precision"]);
+    let mut rows =
+        table(&["preset", "target", "decided by", "block", "zero points", "stays in full precision"]);
     for preset in builtin_names().filter_map(Preset::builtin) {
         let kept: Vec<&str> = preset.keep.iter().map(|keep| keep.name.as_str()).collect();
         rows.add_row([
@@ -35,5 +36,8 @@ fn list() -> String {
             if kept.is_empty() { "nothing".to_owned() } else { kept.join(", ") },
         ]);
     }
-    format!("{}\n\nNo preset certifies anything. `efq presets show NAME` prints one to start from.\n", crate::report::lines(&rows))
+    format!(
+        "{}\n\nNo preset certifies anything. `efq presets show NAME` prints one to start from.\n",
+        crate::report::lines(&rows)
+    )
 }

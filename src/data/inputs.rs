@@ -149,7 +149,9 @@ fn as_floats(array: &Array) -> Option<Vec<f64>> {
     Some(match array.data_type {
         D::Float => bytes.as_chunks::<4>().0.iter().map(|c| f64::from(f32::from_le_bytes(*c))).collect(),
         D::Double => bytes.as_chunks::<8>().0.iter().map(|c| f64::from_le_bytes(*c)).collect(),
-        D::Float16 => bytes.as_chunks::<2>().0.iter().map(|c| half::f16::from_le_bytes(*c).to_f64()).collect(),
+        D::Float16 => {
+            bytes.as_chunks::<2>().0.iter().map(|c| half::f16::from_le_bytes(*c).to_f64()).collect()
+        }
         _ => as_integers(array)?.into_iter().map(|value| value as f64).collect(),
     })
 }

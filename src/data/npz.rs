@@ -114,7 +114,9 @@ fn read(bytes: &Bytes) -> Result<BTreeMap<String, Array>> {
         let name = full.strip_suffix(".npy").unwrap_or(&full).to_owned();
         let (size, packed) = (member.size(), member.compressed_size());
         total = total.saturating_add(size);
-        if total > limits::SAMPLE_BYTES || size > packed.saturating_mul(limits::COMPRESSION_RATIO).max(1 << 20) {
+        if total > limits::SAMPLE_BYTES
+            || size > packed.saturating_mul(limits::COMPRESSION_RATIO).max(1 << 20)
+        {
             return Err(Error::limit(
                 format!("array '{name}'"),
                 format!("{packed} compressed bytes announce {size}"),

@@ -80,7 +80,8 @@ impl Limits {
                 .help("give samples with --data"))
         };
         let Some(dims) = &spec.dims else { return unsupported("its rank is not declared") };
-        let shape: Vec<usize> = dims.iter().enumerate().map(|(axis, dim)| self.size(dims, axis, dim)).collect();
+        let shape: Vec<usize> =
+            dims.iter().enumerate().map(|(axis, dim)| self.size(dims, axis, dim)).collect();
         let Some(count) = shape
             .iter()
             .try_fold(1usize, |product, size| product.checked_mul(*size))
@@ -91,7 +92,8 @@ impl Limits {
         use DataType as D;
         let bytes: Vec<u8> = match spec.data_type {
             D::Float | D::Double | D::Float16 => {
-                let values = if shape.len() == 4 && shape[2] > 1 { image(&shape, rng) } else { normal(count, rng) };
+                let values =
+                    if shape.len() == 4 && shape[2] > 1 { image(&shape, rng) } else { normal(count, rng) };
                 match spec.data_type {
                     D::Float => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
                     D::Double => values.iter().flat_map(|v| f64::from(*v).to_le_bytes()).collect(),

@@ -69,7 +69,9 @@ fn examine(index: &Index<'_>, node: &NodeProto, block: i64) -> Result<(usize, us
     let [k, n] = shape.as_slice() else { return Err(format!("a weight of {} dimensions", shape.len())) };
     let scale_name = node.input.get(1).map_or("", String::as_str);
     let scale_name = match index.producer(scale_name) {
-        Some((_, cast)) if node::is(cast, "Cast") && index.consumers(scale_name).len() == 1 => cast.input.first(),
+        Some((_, cast)) if node::is(cast, "Cast") && index.consumers(scale_name).len() == 1 => {
+            cast.input.first()
+        }
         Some(_) => return Err("the scale is computed".to_owned()),
         None => node.input.get(1),
     };
@@ -98,15 +100,22 @@ fn examine(index: &Index<'_>, node: &NodeProto, block: i64) -> Result<(usize, us
     let hidden = |hiding: &[&str]| {
         let product = user.output.first().map_or("", String::as_str);
         match index.consumers(product) {
-            [next] if !index.is_output(product) => index
-                .node(next.node)
-                .filter(|next| hiding.contains(&next.op_type()))
-                .map(|next| Err(format!("ONNX Runtime joins {} with the {} behind it", user.op_type(), next.op_type()))),
+            [next] if !index.is_output(product) => {
+                index.node(next.node).filter(|next| hiding.contains(&next.op_type())).map(|next| {
+                    Err(format!(
+                        "ONNX Runtime joins {} with the {} behind it",
+                        user.op_type(),
+                        next.op_type()
+                    ))
+                })
+            }
             _ => None,
         }
     };
     let behind = match user.op_type() {
-        "Gemm" => hidden(&["Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "HardSigmoid", "Transpose"]),
+        "Gemm" => {
+            hidden(&["Relu", "Clip", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "HardSigmoid", "Transpose"])
+        }
         _ => hidden(&["Relu", "Clip"]),
     };
     if let Some(reason) = behind {

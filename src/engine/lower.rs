@@ -61,7 +61,8 @@ pub(super) fn lower(model: &Checked<Model>, output: &str, variant: Variant) -> R
 fn dequantized(index: &Index<'_>, node: &NodeProto) -> Result<Option<TensorProto>> {
     let input = |at: usize| node.input.get(at).filter(|name| !name.is_empty());
     let Some((_, weight)) = input(0).and_then(|name| index.initializer(name)) else { return Ok(None) };
-    let unsupported = |what: &str| Error::unsupported(node_subject(node), format!("the runtime does not know {what}"));
+    let unsupported =
+        |what: &str| Error::unsupported(node_subject(node), format!("the runtime does not know {what}"));
     let kind = match tensor::data_type(weight) {
         Some(DataType::Int4) => CodeKind::Int4,
         Some(DataType::Uint4) => CodeKind::Uint4,
@@ -91,9 +92,10 @@ fn dequantized(index: &Index<'_>, node: &NodeProto) -> Result<Option<TensorProto
             None => return Err(unsupported("computed zero points")),
         },
     };
-    let values = decode(&tensor::payload(weight)?, &scale, zero.as_deref(), kind, k, n, block).ok_or_else(|| {
-        Error::format(node_subject(node), format!("scale or zero point do not fit a weight {shape:?}"))
-    })?;
+    let values =
+        decode(&tensor::payload(weight)?, &scale, zero.as_deref(), kind, k, n, block).ok_or_else(|| {
+            Error::format(node_subject(node), format!("scale or zero point do not fit a weight {shape:?}"))
+        })?;
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let name = node.output.first().cloned().unwrap_or_default();
     Ok(Some(tensor::from_raw(name, DataType::Float, &shape, raw)))

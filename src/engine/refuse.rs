@@ -32,7 +32,10 @@ pub(super) fn refuse(model: &Checked<Model>) -> Result<()> {
     let mut visit = |graph: &GraphProto| {
         if let Some(sparse) = graph.sparse_initializer.first() {
             let name = sparse.values.as_ref().map_or("", |values| values.name());
-            found.get_or_insert((format!("tensor '{name}'"), "the runtime does not know sparse tensors".to_owned()));
+            found.get_or_insert((
+                format!("tensor '{name}'"),
+                "the runtime does not know sparse tensors".to_owned(),
+            ));
         }
         for node in &graph.node {
             let operator = if node.domain().is_empty() {
@@ -45,7 +48,10 @@ pub(super) fn refuse(model: &Checked<Model>) -> Result<()> {
             }
             let wrong = WRONG.iter().find(|(op, when, _)| *op == node.op_type() && when(node));
             if let Some((_, _, what)) = wrong {
-                found.get_or_insert((node_subject(node), format!("the runtime does not compute {what} right")));
+                found.get_or_insert((
+                    node_subject(node),
+                    format!("the runtime does not compute {what} right"),
+                ));
             }
         }
     };

@@ -65,12 +65,14 @@ impl Runner {
         let mut arrays = Vec::with_capacity(self.inputs.len());
         for name in &self.inputs {
             let found = sample.inputs.iter().find(|(given, _)| given == name);
-            let (_, array) = found.ok_or_else(|| Error::format(format!("input '{name}'"), "is not in the sample"))?;
+            let (_, array) =
+                found.ok_or_else(|| Error::format(format!("input '{name}'"), "is not in the sample"))?;
             arrays.push(array);
         }
         let plan = self.plan(&arrays)?;
         guarded("running the graph", || {
-            let inputs = arrays.iter().map(|array| Ok(to_tensor(array)?.into_tvalue())).collect::<TractResult<_>>()?;
+            let inputs =
+                arrays.iter().map(|array| Ok(to_tensor(array)?.into_tvalue())).collect::<TractResult<_>>()?;
             let outputs = plan.run(inputs)?;
             let output = outputs.first().ok_or_else(|| TractError::msg("no output"))?;
             let output = output.cast_to::<f32>()?;
@@ -84,8 +86,10 @@ impl Runner {
     pub fn with_constant(&self, name: &str, values: &[f32]) -> Option<Runner> {
         let made = guarded("replacing a constant", || {
             let mut model = self.model.clone();
-            let node = model.nodes().iter().find(|node| node.name == name || has_label(&model, node.id, name));
-            let Some((id, old)) = node.and_then(|node| Some((node.id, node.op_as::<Const>()?.val().clone()))) else {
+            let node =
+                model.nodes().iter().find(|node| node.name == name || has_label(&model, node.id, name));
+            let Some((id, old)) = node.and_then(|node| Some((node.id, node.op_as::<Const>()?.val().clone())))
+            else {
                 return Ok(None);
             };
             if old.len() != values.len() || !old.datum_type().is_float() {

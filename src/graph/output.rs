@@ -27,7 +27,9 @@ pub fn measured_output(model: &Model, inventory: &Inventory, wanted: Option<&str
     let graph = model.graph();
     let is_float = |at: &&crate::onnx::proto::ValueInfoProto| match &at.r#type {
         Some(TypeProto { value: Some(type_proto::Value::TensorType(kind)), .. }) => {
-            [DataType::Float, DataType::Float16, DataType::Double].iter().any(|t| *t as i32 == kind.elem_type())
+            [DataType::Float, DataType::Float16, DataType::Double]
+                .iter()
+                .any(|t| *t as i32 == kind.elem_type())
         }
         _ => false,
     };
@@ -35,19 +37,19 @@ pub fn measured_output(model: &Model, inventory: &Inventory, wanted: Option<&str
     let name = match wanted {
         Some(wanted) if names.contains(&wanted) => wanted,
         Some(wanted) => {
-            let near = nearest(wanted, names.iter().copied(), 1).first().map_or(String::new(), |near| {
-                format!("; nearest: {near}")
-            });
+            let near = nearest(wanted, names.iter().copied(), 1)
+                .first()
+                .map_or(String::new(), |near| format!("; nearest: {near}"));
             return Err(Error::caller(format!("--output-name '{wanted}'"), "is no output of the model")
                 .help(format!("outputs: {}{near}", names.join(", "))));
         }
         None => {
-            let floats: Vec<&str> = graph.output.iter().filter(is_float).map(|output| output.name()).collect();
+            let floats: Vec<&str> =
+                graph.output.iter().filter(is_float).map(|output| output.name()).collect();
             let by_name = floats.iter().find(|name| name.to_lowercase().contains("logits"));
-            by_name
-                .or(floats.first())
-                .copied()
-                .ok_or_else(|| Error::caller("outputs", "the model has no floating-point output to measure"))?
+            by_name.or(floats.first()).copied().ok_or_else(|| {
+                Error::caller("outputs", "the model has no floating-point output to measure")
+            })?
         }
     };
     Ok(Measured { name: name.to_owned(), logits: is_logits(model, inventory, name) })
@@ -68,8 +70,8 @@ fn is_logits(model: &Model, inventory: &Inventory, output: &str) -> bool {
         }
         match node.op_type() {
             "Softmax" | "LogSoftmax" => return true,
-            "Add" | "Sub" | "Mul" | "Div" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Identity"
-            | "Cast" | "Flatten" => {}
+            "Add" | "Sub" | "Mul" | "Div" | "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze"
+            | "Identity" | "Cast" | "Flatten" => {}
             _ => return false,
         }
         match node.input.iter().find(|name| operand(&index, name).is_none()) {

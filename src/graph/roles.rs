@@ -205,8 +205,8 @@ impl<'g> Trace<'_, 'g> {
                 return Step::Stop;
             }
             match node.op_type() {
-                "Transpose" | "Reshape" | "Cast" | "Identity" | "Squeeze" | "Unsqueeze" | "Dropout" | "Mul"
-                | "Concat" => Step::On,
+                "Transpose" | "Reshape" | "Cast" | "Identity" | "Squeeze" | "Unsqueeze" | "Dropout"
+                | "Mul" | "Concat" => Step::On,
                 _ => Step::Stop,
             }
         });
@@ -219,7 +219,8 @@ impl<'g> Trace<'_, 'g> {
     fn is_residual(&self, node: &NodeProto) -> bool {
         let computed: Vec<_> = node.input.iter().filter_map(|name| self.index.producer(name)).collect();
         let constant = node.input.iter().any(|name| operand(self.index, name).is_some());
-        !constant && !(computed.len() == 2 && computed.iter().all(|(_, node)| node.op_type() == "Mul"))
+        let of_products = computed.len() == 2 && computed.iter().all(|(_, node)| node.op_type() == "Mul");
+        !(constant || of_products)
     }
 
     fn heads(&mut self) {
@@ -252,9 +253,25 @@ impl<'g> Trace<'_, 'g> {
             let Some(node) = self.index.node(slot.node).filter(|_| *left > 0) else { return false };
             let passes = match node.op_type() {
                 "Reshape" | "Gather" | "Slice" | "Split" | "TopK" => slot.input == 0,
-                "Transpose" | "Softmax" | "LogSoftmax" | "Sigmoid" | "Squeeze" | "Unsqueeze" | "Identity"
-                | "Cast" | "Flatten" | "Tanh" | "ArgMax" | "Concat" | "Clip" | "Exp" | "Where" | "ZipMap"
-                | "Normalizer" | "ArrayFeatureExtractor" | "Dropout" => true,
+                "Transpose"
+                | "Softmax"
+                | "LogSoftmax"
+                | "Sigmoid"
+                | "Squeeze"
+                | "Unsqueeze"
+                | "Identity"
+                | "Cast"
+                | "Flatten"
+                | "Tanh"
+                | "ArgMax"
+                | "Concat"
+                | "Clip"
+                | "Exp"
+                | "Where"
+                | "ZipMap"
+                | "Normalizer"
+                | "ArrayFeatureExtractor"
+                | "Dropout" => true,
                 "Add" | "Sub" | "Mul" | "Div" => self.with_constant_or_head(node, slot.input),
                 _ => false,
             };
@@ -313,9 +330,9 @@ impl<'g> Trace<'_, 'g> {
                     return Step::Stop;
                 }
                 match node.op_type() {
-                    "Relu" | "Gelu" | "FastGelu" | "BiasGelu" | "QuickGelu" | "LeakyRelu" | "PRelu" | "Elu"
-                    | "Selu" | "Celu" | "Silu" | "Swish" | "HardSwish" | "HardSigmoid" | "Mish" | "Softplus"
-                    | "Softsign" | "Erf" | "Tanh" | "Sigmoid" | "Clip" => {
+                    "Relu" | "Gelu" | "FastGelu" | "BiasGelu" | "QuickGelu" | "LeakyRelu" | "PRelu"
+                    | "Elu" | "Selu" | "Celu" | "Silu" | "Swish" | "HardSwish" | "HardSigmoid" | "Mish"
+                    | "Softplus" | "Softsign" | "Erf" | "Tanh" | "Sigmoid" | "Clip" => {
                         activated = true;
                         Step::On
                     }
@@ -391,7 +408,8 @@ fn embeddings(index: &Index<'_>, sites: &[Site]) -> Vec<(usize, Role)> {
     for (at, rows, name) in by_input {
         let few = rows < most && rows <= 64 && rows * 8 <= most;
         let typed = name.contains("token_type") || name.contains("segment");
-        let kind = if (few || typed) && rows < most { Role::TokenTypeEmbeddings } else { Role::TokenEmbeddings };
+        let kind =
+            if (few || typed) && rows < most { Role::TokenTypeEmbeddings } else { Role::TokenEmbeddings };
         found.push((at, kind));
     }
     found

@@ -53,7 +53,7 @@ pub enum WeightUse {
     },
 }
 
-/// A stored tensor: an initializer, or a Constant node of [`CONSTANT_ELEMENTS`] elements or more.
+/// A stored tensor: an initializer, or a Constant node of 512 elements or more.
 #[derive(Debug, Clone)]
 pub struct Weight {
     /// Where it is stored.

@@ -105,7 +105,10 @@ impl<'a> Scope<'a> {
         self.nodes(&graph.node, depth, counts)?;
         for output in &graph.output {
             if !self.knows(output.name()) {
-                return Err(Error::format(format!("graph output '{}'", output.name()), "nothing produces it"));
+                return Err(Error::format(
+                    format!("graph output '{}'", output.name()),
+                    "nothing produces it",
+                ));
             }
         }
         Ok(())
@@ -163,7 +166,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-fn function<'a>(function: &'a FunctionProto, counts: &mut Counts) -> Result<()> {
+fn function(function: &FunctionProto, counts: &mut Counts) -> Result<()> {
     let mut scope = Scope { names: HashSet::new(), outer: None };
     for input in &function.input {
         scope.declare(input, "input")?;
@@ -182,7 +185,8 @@ fn no_recursion(functions: &[FunctionProto]) -> Result<()> {
     for function in functions {
         let mut called = Vec::new();
         let mut note = |nodes: &[NodeProto]| {
-            called.extend(nodes.iter().filter_map(|node| index.get(&(node.domain(), node.op_type()))).copied());
+            called
+                .extend(nodes.iter().filter_map(|node| index.get(&(node.domain(), node.op_type()))).copied());
         };
         note(&function.node);
         walk::bodies(&function.node, &mut |graph| note(&graph.node));

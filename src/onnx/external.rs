@@ -48,8 +48,9 @@ impl SideFiles {
                 return Err(Error::format(subject, format!("external_data key '{}' twice", entry.key())));
             }
         }
-        let location =
-            entries.get("location").ok_or_else(|| Error::format(&subject, "external_data has no location"))?;
+        let location = entries
+            .get("location")
+            .ok_or_else(|| Error::format(&subject, "external_data has no location"))?;
         let bytes = self.map(location).map_err(|error| error.within(&subject))?;
         let number = |key: &str| match entries.get(key) {
             None => Ok(None),
@@ -70,7 +71,10 @@ impl SideFiles {
         if offset > size || length > size - offset {
             return Err(Error::format(
                 subject,
-                format!("bytes {offset} to {} of '{location}', which has {size}", offset.saturating_add(length)),
+                format!(
+                    "bytes {offset} to {} of '{location}', which has {size}",
+                    offset.saturating_add(length)
+                ),
             )
             .help("the side file is cut short or belongs to another model"));
         }

@@ -52,7 +52,11 @@ pub fn load_bytes(bytes: Bytes) -> Result<Checked<Model>> {
 pub fn find(path: &Path) -> Result<PathBuf> {
     let meta = path.metadata().map_err(|error| {
         let shown = Error::io(path, &error);
-        if error.kind() == std::io::ErrorKind::NotFound { shown.help("check the path of the model") } else { shown }
+        if error.kind() == std::io::ErrorKind::NotFound {
+            shown.help("check the path of the model")
+        } else {
+            shown
+        }
     })?;
     if !meta.is_dir() {
         return Ok(path.to_owned());
@@ -108,9 +112,8 @@ fn sniff(bytes: &[u8]) -> Result<()> {
     let head = &bytes[..bytes.len().min(512)];
     let starts = |mark: &[u8]| head.starts_with(mark);
     let text = !head.is_empty()
-        && std::str::from_utf8(head).is_ok_and(|text| {
-            !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
-        });
+        && std::str::from_utf8(head)
+            .is_ok_and(|text| !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')));
     let (what, help) = if bytes.is_empty() {
         ("the file is empty", "an export or a download did not finish")
     } else if starts(b"version https://git-lfs") {

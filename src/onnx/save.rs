@@ -353,7 +353,8 @@ fn move_out(draft: &Draft<'_>, location: &str) -> (ModelProto, Vec<Piece>) {
 }
 
 fn point(tensor: &mut TensorProto, location: &str, offset: usize, length: usize) {
-    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+    let entry =
+        |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
     tensor.raw_data = None;
     tensor.data_location = Some(DataLocation::External as i32);
     tensor.external_data = vec![

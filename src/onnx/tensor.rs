@@ -90,9 +90,10 @@ pub fn shape(tensor: &TensorProto) -> Result<Vec<usize>> {
             .map_err(|_| Error::format(subject(tensor), format!("dimension {dim} in {:?}", tensor.dims)))?;
         sizes.push(size);
         if size > 0 {
-            product = product.checked_mul(size).filter(|p| *p <= isize::MAX as usize / 16).ok_or_else(|| {
-                Error::format(subject(tensor), format!("the shape {:?} overflows", tensor.dims))
-            })?;
+            product =
+                product.checked_mul(size).filter(|p| *p <= isize::MAX as usize / 16).ok_or_else(|| {
+                    Error::format(subject(tensor), format!("the shape {:?} overflows", tensor.dims))
+                })?;
         }
     }
     Ok(sizes)
@@ -147,9 +148,7 @@ pub fn payload(tensor: &TensorProto) -> Result<Bytes> {
                 return Err(Error::format(subject(tensor), "strings have no numeric payload"));
             }
             // One entry holds the bits of one element, or one byte of packed 2- and 4-bit elements.
-            _ if element_bits(kind) == Some(16) => {
-                collect(&tensor.int32_data, |v| (*v as u16).to_le_bytes())
-            }
+            _ if element_bits(kind) == Some(16) => collect(&tensor.int32_data, |v| (*v as u16).to_le_bytes()),
             _ => collect(&tensor.int32_data, |v| [*v as u8]),
         },
     };

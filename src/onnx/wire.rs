@@ -82,9 +82,10 @@ impl Walk<'_> {
             let field_start = at;
             let tag = self.varint(&mut at, end)?;
             let (number, wire_type) = (tag >> 3, tag & 7);
-            let number = u32::try_from(number).ok().filter(|n| (1..1 << 29).contains(n)).ok_or_else(|| {
-                malformed(field_start, format!("field number {number} in {}", message.name))
-            })?;
+            let number =
+                u32::try_from(number).ok().filter(|n| (1..1 << 29).contains(n)).ok_or_else(|| {
+                    malformed(field_start, format!("field number {number} in {}", message.name))
+                })?;
             let field = message.fields.iter().find(|field| field.number == number);
             let length = match wire_type {
                 0 => {

@@ -13,7 +13,7 @@ use crate::plan::{Encoding, choose};
 use crate::preset::{Preset, builtin_names};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme};
-use crate::report::{AnalyzedCandidate, AnalyzedTensor, Analysis, File, Recommendation, Trial};
+use crate::report::{Analysis, AnalyzedCandidate, AnalyzedTensor, File, Recommendation, Trial};
 use crate::rewrite::rewrite as carry_out;
 use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
 use crate::settings::{Overrides, Settings};
@@ -152,7 +152,11 @@ fn settings_of(preset: &str) -> Result<Settings> {
 }
 
 /// Without samples: by how well the worst weights keep their values. Such a statement is of low confidence.
-fn by_weights(known: &Inventory, wanted: &[(usize, Candidate)], rows: &[AnalyzedCandidate]) -> Recommendation {
+fn by_weights(
+    known: &Inventory,
+    wanted: &[(usize, Candidate)],
+    rows: &[AnalyzedCandidate],
+) -> Recommendation {
     let worst = wanted
         .iter()
         .zip(rows)

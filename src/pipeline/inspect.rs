@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::graph::inventory;
 use crate::onnx::load;
 use crate::plan::choose;
-use crate::report::{File, Inspection, InspectedTensor};
+use crate::report::{File, InspectedTensor, Inspection};
 use crate::settings::Settings;
 
 /// Lists every tensor of the model at `path` with what `settings` would do with it; nothing is written or run.
@@ -51,7 +51,9 @@ pub fn inspect(path: &Path, settings: &Settings) -> Result<Inspection> {
             opset: model.opset(),
         },
         ir_version: model.proto.ir_version(),
-        producer: format!("{} {}", model.proto.producer_name(), model.proto.producer_version()).trim().to_owned(),
+        producer: format!("{} {}", model.proto.producer_name(), model.proto.producer_version())
+            .trim()
+            .to_owned(),
         nodes: model.graph().node.len(),
         inputs: model.graph().input.iter().map(|value| value.name().to_owned()).collect(),
         outputs: model.graph().output.iter().map(|value| value.name().to_owned()).collect(),

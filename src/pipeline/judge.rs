@@ -42,7 +42,9 @@ pub(super) struct Ready {
 
 /// What a round of judging found.
 pub(super) enum Judged {
-    Measured { validation: Validation, verdict: Verdict },
+    /// Both models were run; the verdict of the deployed arithmetic stands in the validation too.
+    Measured { validation: Validation, verdict: Box<Verdict> },
+    /// They were not, for the reason that the validation gives.
     Not(Validation),
 }
 
@@ -132,11 +134,13 @@ impl<'a> Judge<'a> {
                 if progress.cancelled() {
                     return Err(Error::interrupted());
                 }
-                let sample = ready.samples.list.get(at).ok_or_else(|| Error::format("sample", "is missing"))?;
+                let sample =
+                    ready.samples.list.get(at).ok_or_else(|| Error::format("sample", "is missing"))?;
                 let reference = ready.reference(at, sample)?;
                 let deployed = ready.score(sample, &reference, &deployed.run(sample)?)?;
                 let bare = ready.bare.as_ref().map(|bare| bare.run(sample)).transpose()?;
-                let weights = ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
+                let weights =
+                    ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
                 let both = (deployed, weights);
                 progress.advance(1);
                 Ok(both)
@@ -159,7 +163,7 @@ impl<'a> Judge<'a> {
             data: provenance(&ready.samples),
             engine: ENGINE.to_owned(),
         };
-        Ok(Judged::Measured { validation, verdict })
+        Ok(Judged::Measured { validation, verdict: Box::new(verdict) })
     }
 
     fn prepare(&mut self, progress: &dyn Progress) -> Result<Ready> {
@@ -209,7 +213,10 @@ impl Ready {
         if reference.shape != candidate.shape {
             return Err(Error::format(
                 "output",
-                format!("{:?} from the original, {:?} from the rewritten model", reference.shape, candidate.shape),
+                format!(
+                    "{:?} from the original, {:?} from the rewritten model",
+                    reference.shape, candidate.shape
+                ),
             ));
         }
         let width = reference.shape.last().copied().unwrap_or(1).max(1);

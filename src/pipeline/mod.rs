@@ -160,7 +160,9 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     let failed = matches!(&report.validation, Validation::Measured { deployed, .. } if deployed.outcome == Outcome::Failed);
     if failed && !options.keep_output {
         report.result = None;
-        report.warnings.push("no output was written: --keep-output writes it in spite of the gate".to_owned());
+        report
+            .warnings
+            .push("no output was written: --keep-output writes it in spite of the gate".to_owned());
     } else {
         written.staged.publish(options.overwrite)?;
     }
@@ -229,8 +231,12 @@ fn write(
     let blocks = plan.blocked_uses();
     let found = fusion(&written).total();
     if found < blocks {
-        return Err(Error::new(Kind::Format, "output", format!("{found} of {blocks} blocked weights are in it"))
-            .help("this is a fault of efq: please report it"));
+        return Err(Error::new(
+            Kind::Format,
+            "output",
+            format!("{found} of {blocks} blocked weights are in it"),
+        )
+        .help("this is a fault of efq: please report it"));
     }
     let removed_inputs = raised.map(|raised| raised.removed_inputs).unwrap_or_default();
     Ok(Written { staged, model: written, errors, removed_inputs })

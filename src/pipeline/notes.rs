@@ -124,7 +124,10 @@ impl Notes {
     fn report(self, action: &str, result: Option<File>, validation: Validation) -> Report {
         let mut warnings = Vec::new();
         if !self.unknown_fields.is_empty() && action != "validate" {
-            warnings.push(format!("fields that ONNX does not define are dropped: {}", self.unknown_fields.join(", ")));
+            warnings.push(format!(
+                "fields that ONNX does not define are dropped: {}",
+                self.unknown_fields.join(", ")
+            ));
         }
         Report {
             schema: report::SCHEMA,
@@ -163,7 +166,8 @@ fn note_fusion(model: &Checked<Model>) -> Fusion {
 }
 
 fn tensors(plan: &Plan, errors: &[(usize, usize, WeightError)]) -> Vec<Tensor> {
-    let of = |at: usize| errors.iter().filter(move |(decision, _, _)| *decision == at).map(|(_, _, error)| *error);
+    let of =
+        |at: usize| errors.iter().filter(move |(decision, _, _)| *decision == at).map(|(_, _, error)| *error);
     let row = |(at, decision): (usize, &Decision)| {
         let error = of(at).reduce(WeightError::and);
         Tensor {

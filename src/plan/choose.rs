@@ -41,7 +41,8 @@ pub fn tied_bytes(plan: &Plan) -> u64 {
     let several = plan.decisions.iter().filter(|d| d.is_encoded() && d.uses.len() > 1);
     several
         .map(|decision| {
-            let parts = decision.uses.iter().filter_map(|u| u.matrix.and_then(|(k, n)| u.encoding.bytes(k, n)));
+            let parts =
+                decision.uses.iter().filter_map(|u| u.matrix.and_then(|(k, n)| u.encoding.bytes(k, n)));
             let smallest = parts.min().unwrap_or(0);
             decision.bytes_after.saturating_sub(smallest)
         })
@@ -129,8 +130,11 @@ impl Chooser<'_> {
         let encoding = match (rule.store, &site.form) {
             (Store::Float, _) => Encoding::Float,
             (Store::Int4, Form::Gather) => {
-                return Err(Error::caller(&rule.origin, format!("'{}' is a table that is gathered from", weight.name))
-                    .help("tables are stored as int8 or float"));
+                return Err(Error::caller(
+                    &rule.origin,
+                    format!("'{}' is a table that is gathered from", weight.name),
+                )
+                .help("tables are stored as int8 or float"));
             }
             (Store::Int8, Form::Gather) => self.rows(),
             (Store::Int4, _) => self.blocks(Bits::Four, role, Some(rule)),
@@ -191,7 +195,8 @@ impl Chooser<'_> {
     }
 
     fn all_rules_matched(&self) -> Result<()> {
-        let missed = self.settings.rules.iter().zip(&self.matched).find(|(rule, hit)| rule.required && !**hit);
+        let missed =
+            self.settings.rules.iter().zip(&self.matched).find(|(rule, hit)| rule.required && !**hit);
         let Some((rule, _)) = missed else { return Ok(()) };
         let mut error = Error::caller(&rule.origin, "matches no tensor or node of this model");
         let wanted = rule.selector.pattern.as_ref().map(|pattern| pattern.as_str());

@@ -178,8 +178,11 @@ impl Plan {
             return Err(Error::caller("plan", format!("schema {}, this efq reads {SCHEMA}", plan.schema)));
         }
         if plan.model_sha256 != digest {
-            return Err(Error::caller("plan", format!("made for another model than {}", model.path().display()))
-                .help("make it again with `efq rewrite --dry-run --plan FILE`"));
+            return Err(Error::caller(
+                "plan",
+                format!("made for another model than {}", model.path().display()),
+            )
+            .help("make it again with `efq rewrite --dry-run --plan FILE`"));
         }
         Ok(plan)
     }

@@ -29,7 +29,8 @@ fn builtins_are_as_documented() {
     const POSITIONS: &str = "position_embeddings";
     const HEAD: &str = "lm_head";
 
-    let table: [(&str, f64, f64, BlockSize, bool, &[&str], DecideBy); 6] = [
+    type Row = (&'static str, f64, f64, BlockSize, bool, &'static [&'static str], DecideBy);
+    let table: [Row; 6] = [
         ("high_accuracy", 1.0, 0.96, B64, false, &[TOKENS, POSITIONS, HEAD], Estimate),
         ("high_compression", 3.0, 0.95, B128, true, &[], Estimate),
         ("medical_grade", 0.3, 0.99, B32, false, &[TOKENS, POSITIONS, HEAD], Interval),

@@ -50,7 +50,10 @@ pub fn markdown(report: &Report) -> String {
         let _ = writeln!(out, "- {}", for_markdown(warning));
     }
     if !report.repair.is_empty() {
-        let _ = writeln!(out, "\n## Repair\n\n| tensor | from | to | bytes | loss after |\n|---|---|---|---:|---:|");
+        let _ = writeln!(
+            out,
+            "\n## Repair\n\n| tensor | from | to | bytes | loss after |\n|---|---|---|---:|---:|"
+        );
         for step in &report.repair {
             let _ = writeln!(
                 out,
@@ -79,7 +82,9 @@ fn validation(out: &mut String, report: &Report) {
         Validation::Measured { output, deployed, weights_only, data, engine } => {
             let from = match data {
                 Data::File { path, sha256, .. } => format!("{} (SHA-256 {sha256})", for_markdown(path)),
-                Data::Synthetic { seed } => format!("synthetic inputs (seed {seed}), which say nothing about real ones"),
+                Data::Synthetic { seed } => {
+                    format!("synthetic inputs (seed {seed}), which say nothing about real ones")
+                }
             };
             let _ = writeln!(
                 out,
@@ -93,9 +98,12 @@ fn validation(out: &mut String, report: &Report) {
                     let _ = writeln!(out, "| {name} | {a} | {b} |");
                 }
             };
-            row(deployed.measure.title(), &|v| v.estimate.map(|loss| format!("{loss:.4} {}", v.measure.unit())));
+            row(deployed.measure.title(), &|v| {
+                v.estimate.map(|loss| format!("{loss:.4} {}", v.measure.unit()))
+            });
             row("95 % interval", &|v| v.interval.map(|i| format!("{:.4} to {:.4}", i.low, i.high)));
-            let number = |value: Option<f64>, decimals: usize| value.map(|value| format!("{value:.decimals$}"));
+            let number =
+                |value: Option<f64>, decimals: usize| value.map(|value| format!("{value:.decimals$}"));
             row("accuracy before, %", &|v| number(v.accuracy.map(|(before, _)| before), 3));
             row("accuracy after, %", &|v| number(v.accuracy.map(|(_, after)| after), 3));
             row("perplexity before", &|v| number(v.perplexity.map(|(before, _)| before), 4));
@@ -113,7 +121,10 @@ fn tensors(out: &mut String, report: &Report) {
     if report.tensors.is_empty() {
         return;
     }
-    let _ = writeln!(out, "\n## Tensors\n\n| tensor | role | shape | stored as | before | after | SQNR dB | why |");
+    let _ = writeln!(
+        out,
+        "\n## Tensors\n\n| tensor | role | shape | stored as | before | after | SQNR dB | why |"
+    );
     let _ = writeln!(out, "|---|---|---|---|---:|---:|---:|---|");
     for tensor in &report.tensors {
         let _ = writeln!(

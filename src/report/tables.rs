@@ -143,8 +143,9 @@ impl Inspection {
             self.nodes,
             for_terminal(&self.producer)
         );
-        let mut rows =
-            table(&["role", "tensor", "shape", "type", "bytes", "share", "operator", "would be", "bytes", "why"]);
+        let mut rows = table(&[
+            "role", "tensor", "shape", "type", "bytes", "share", "operator", "would be", "bytes", "why",
+        ]);
         let total: u64 = self.tensors.iter().map(|tensor| tensor.bytes).sum();
         let mut rest = (0usize, 0u64);
         for tensor in &self.tensors {
@@ -168,7 +169,12 @@ impl Inspection {
         right(&mut rows, &[4, 5, 8]);
         let _ = writeln!(out, "\n{}", lines(&rows));
         if rest.0 > 0 {
-            let _ = writeln!(out, "and {} small tensors of {} that stay as they are (-v lists them)", rest.0, size(rest.1));
+            let _ = writeln!(
+                out,
+                "and {} small tensors of {} that stay as they are (-v lists them)",
+                rest.0,
+                size(rest.1)
+            );
         }
         let after: u64 = self.tensors.iter().map(|tensor| tensor.bytes_after).sum();
         let _ = writeln!(
@@ -231,7 +237,8 @@ impl Analysis {
             right(&mut rows, &[1, 2, 3]);
             let _ = writeln!(out, "\n{}", lines(&rows));
         }
-        let _ = writeln!(out, "\nrecommended: {}: {}", self.recommendation.preset, self.recommendation.reason);
+        let _ =
+            writeln!(out, "\nrecommended: {}: {}", self.recommendation.preset, self.recommendation.reason);
         out
     }
 }

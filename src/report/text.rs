@@ -35,7 +35,8 @@ fn files(out: &mut String, report: &Report) {
     let _ = writeln!(out, "{}  {}", for_terminal(&original.path), size(original.bytes));
     if let Some(result) = &report.result {
         let ratio = original.bytes as f64 / result.bytes.max(1) as f64;
-        let name = if report.action == "dry-run" { "(dry run)".to_owned() } else { for_terminal(&result.path) };
+        let name =
+            if report.action == "dry-run" { "(dry run)".to_owned() } else { for_terminal(&result.path) };
         let _ = writeln!(out, "{name}  {}  {ratio:.2} times smaller", size(result.bytes));
         if result.opset != original.opset {
             let _ = writeln!(out, "opset raised from {} to {}", original.opset, result.opset);
@@ -65,12 +66,19 @@ fn decisions(out: &mut String, tensors: &[Tensor]) {
             rest = (rest.0 + count, rest.1 + before, rest.2 + after);
             continue;
         }
-        let cells =
-            [role.to_owned(), count.to_string(), encoding.to_owned(), size(before), size(after), for_terminal(reason)];
+        let cells = [
+            role.to_owned(),
+            count.to_string(),
+            encoding.to_owned(),
+            size(before),
+            size(after),
+            for_terminal(reason),
+        ];
         rows.add_row(cells);
     }
     if rest.0 > 0 {
-        let cells = ["the rest".to_owned(), rest.0.to_string(), "float".to_owned(), size(rest.1), size(rest.2)];
+        let cells =
+            ["the rest".to_owned(), rest.0.to_string(), "float".to_owned(), size(rest.1), size(rest.2)];
         rows.add_row(cells.into_iter().chain(["biases, norms and numbers".to_owned()]));
     }
     right(&mut rows, &[1, 3, 4]);
@@ -120,7 +128,11 @@ fn fusion(out: &mut String, report: &Report) {
         let _ = writeln!(out, "not fused: {}: {}", for_terminal(node), for_terminal(reason));
     }
     if report.tied_bytes > 0 {
-        let _ = writeln!(out, "weights with several uses are stored once for each: {} more", size(report.tied_bytes));
+        let _ = writeln!(
+            out,
+            "weights with several uses are stored once for each: {} more",
+            size(report.tied_bytes)
+        );
     }
 }
 
@@ -155,8 +167,14 @@ fn validation(out: &mut String, report: &Report) {
                     rows.add_row([name.to_owned(), deployed, weights]);
                 }
             };
-            row(deployed.measure.title(), both(&|v| figure(v.estimate, 3, &format!(" {}", v.measure.unit()))));
-            row("95 % interval", both(&|v| v.interval.map_or("none".to_owned(), |i| format!("{:.3} to {:.3}", i.low, i.high))));
+            row(
+                deployed.measure.title(),
+                both(&|v| figure(v.estimate, 3, &format!(" {}", v.measure.unit()))),
+            );
+            row(
+                "95 % interval",
+                both(&|v| v.interval.map_or("none".to_owned(), |i| format!("{:.3} to {:.3}", i.low, i.high))),
+            );
             let pair = |pair: Option<(f64, f64)>, unit: &str| {
                 pair.map_or(String::new(), |(before, after)| format!("{before:.3} → {after:.3}{unit}"))
             };
@@ -179,10 +197,13 @@ fn validation(out: &mut String, report: &Report) {
                     sha256.get(..12).unwrap_or(sha256)
                 ),
                 Data::Synthetic { seed } => {
-                    format!("{} synthetic samples (seed {seed}): they say nothing about real inputs", deployed.samples)
+                    format!(
+                        "{} synthetic samples (seed {seed}): they say nothing about real inputs",
+                        deployed.samples
+                    )
                 }
             };
-            let _ = writeln!(out, "output '{}' on {from}, {engine}", for_terminal(output));
+            let _ = writeln!(out, "output '{}' on {from}\nrun by {engine}", for_terminal(output));
             let _ = writeln!(out, "{}\n", lines(&rows));
             let _ = writeln!(out, "{}", verdict_line(&report.preset.name, deployed));
         }

@@ -69,7 +69,8 @@ impl<'m> Edit<'m> {
         let group = self.groups.len();
         self.groups.push(produce);
         for (part, (name, data_type, dims)) in parts.into_iter().enumerate() {
-            let shell = TensorProto { raw_data: None, ..tensor::from_raw(&name, data_type, &dims, Vec::new()) };
+            let shell =
+                TensorProto { raw_data: None, ..tensor::from_raw(&name, data_type, &dims, Vec::new()) };
             let len = tensor::payload_len(&shell).unwrap_or(0);
             self.lazy.insert(name, LazyPart { group, part, len });
             self.add(shell);

@@ -30,10 +30,8 @@ pub(super) fn encode(
         ScaleStorage::F16 => DataType::Float16,
         ScaleStorage::F32 => DataType::Float,
     };
-    let parts = vec![
-        (codes.clone(), DataType::Int8, vec![rows, width]),
-        (table.clone(), scale_type, vec![rows, 1]),
-    ];
+    let parts =
+        vec![(codes.clone(), DataType::Int8, vec![rows, width]), (table.clone(), scale_type, vec![rows, 1])];
     let values = Values::of(edit.model, site)?;
     let errors = edit.errors.clone();
     edit.promise(

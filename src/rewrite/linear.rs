@@ -58,8 +58,7 @@ fn dequantize(
         ScaleStorage::F16 => DataType::Float16,
         ScaleStorage::F32 => DataType::Float,
     };
-    let mut parts =
-        vec![(codes.clone(), code_type, vec![k, n]), (scales.clone(), scale_type, grid.clone())];
+    let mut parts = vec![(codes.clone(), code_type, vec![k, n]), (scales.clone(), scale_type, grid.clone())];
     let mut inputs = vec![codes, scales];
     if !scheme.symmetric {
         let zero_points = edit.name(&format!("{weight}_zero_point"));
@@ -166,7 +165,9 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
     let index = Index::new(edit.model.graph(), edit.model.proto.ir_version());
     let bias = original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0);
     let subtrahend = match bias {
-        None if sole_consumer(&index, &output).is_some_and(|(_, next)| hides(next)) => Some(vec![0.0; site.n]),
+        None if sole_consumer(&index, &output).is_some_and(|(_, next)| hides(next)) => {
+            Some(vec![0.0; site.n])
+        }
         None => {
             let product = node::build("MatMul", original.name(), &[&activation, &weight], &[&output], vec![]);
             edit.replace(at, vec![product]);
@@ -175,7 +176,8 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
         Some(bias) => vector(edit, site, &index, bias, (-beta, 2))?,
     };
     let product = edit.name(&format!("{output}_product"));
-    let mut nodes = vec![node::build("MatMul", original.name(), &[&activation, &weight], &[&product], vec![])];
+    let mut nodes =
+        vec![node::build("MatMul", original.name(), &[&activation, &weight], &[&product], vec![])];
     match (subtrahend, bias) {
         (Some(vector), _) => nodes.push(subtraction(edit, site, &output, &product, &vector, "")),
         // A computed or two-dimensional C stays an addition.

@@ -59,7 +59,8 @@ pub fn output_errors(
     samples: &[Sample],
     progress: &dyn Progress,
 ) -> Result<Vec<Option<f64>>> {
-    let references: Vec<Output> = samples.par_iter().map(|sample| original.run(sample)).collect::<Result<_>>()?;
+    let references: Vec<Output> =
+        samples.par_iter().map(|sample| original.run(sample)).collect::<Result<_>>()?;
     progress.stage("measuring each tensor", wanted.len() as u64);
     let mut found = Vec::with_capacity(wanted.len());
     for (at, candidate) in wanted {
