@@ -1,0 +1,439 @@
+#!/usr/bin/env python3
+"""Holds what `efq rewrite` writes and reports against ONNX Runtime.
+
+    python check.py EFQ [--fixtures DIR] [--models DIR] [--zoo DIR] [-v] [NAME...]
+
+Every MODEL.onnx with samples beside it (MODEL.npz, MODEL.test.npz or MODEL.dev.npz) is rewritten under each of
+OPTION_SETS. With NAMEs, only models whose name contains one of them. Sample i of an array is x[i:i+1], or x[i] where
+the array has one axis more than the graph input declares. The table shows the first option set of each model, with -v
+all of them.
+
+Needs: pip install -r requirements.txt
+"""
+import argparse
+import collections
+import hashlib
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+# Without repair, so that the weights under test do not end up as floats; two sets leave it on.
+OPTION_SETS = {
+    "block 32": "-p high_accuracy --block-size 32 --no-repair",
+    "compression": "-p high_compression --no-repair",
+    "adas": "-p automotive_adas --embeddings int8",
+    "medical": "-p medical_grade --head int8 --external-data",
+    "int8": "-p medical_grade --no-repair --tensor *=int8",
+}
+LEVEL = "session.qdq_matmulnbits_accuracy_level"
+EXACT, EXACT_HALF = 1e-5, 2e-3
+# 8-bit weights err by half a percent: whatever is further off was rewritten wrongly.
+INT8_CLOSE = 0.05
+DEPLOYED, DEPLOYED_TINY = 1e-4, 1e-4
+WEIGHTS, WEIGHTS_TINY = 1e-3, 1e-6
+SAMPLES, SAMPLES_LARGE, LARGE_BYTES = 64, 16, 50 << 20
+FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4)
+BYTES = {TensorProto.INT8: np.int8, TensorProto.UINT8: np.uint8}
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+class Tally:
+    """Counts checks and keeps what failed."""
+
+    def __init__(self):
+        self.passed, self.failures = 0, []
+
+    def check(self, subject, what, holds, detail=""):
+        if holds:
+            self.passed += 1
+        else:
+            self.failures.append(f"{subject}: {what}" + (f": {detail}" if detail else ""))
+        return holds
+
+    def attempt(self, subject, what, work):
+        """The result of `work`, or None and a failure when it raises."""
+        try:
+            result = work()
+        except Exception as error:  # whatever onnx and onnxruntime raise
+            self.check(subject, what, False, first_line(error))
+            return None
+        self.passed += 1
+        return result
+
+
+def first_line(error):
+    return (str(error).strip().splitlines() or [repr(error)])[0][:300]
+
+
+# --- models and samples --------------------------------------------------------------------------------------------
+
+class Case:
+    """A model with samples, and what ONNX Runtime makes of the original."""
+
+    def __init__(self, path, data, folder):
+        self.name, self.path = path.stem, path
+        self.model = onnx.load(path)
+        size = sum(t.ByteSize() for t in self.model.graph.initializer)
+        self.data, arrays = reduced(data, SAMPLES_LARGE if size > LARGE_BYTES else SAMPLES, folder)
+        self.feeds = feeds_of(self.model, arrays)
+        self.half = any(t.data_type == TensorProto.FLOAT16 for t in self.model.graph.initializer)
+        self.checked = passes_checker(path)
+        self.default = Outputs(session(path), self.feeds)
+        self.plain = Outputs(session(path, optimize=False), self.feeds)
+
+
+def reduced(path, count, folder):
+    """The file itself or, where it holds more than `count` samples, one with the first of them; and its arrays."""
+    arrays = dict(np.load(path))
+    if all(len(array) <= count for array in arrays.values()):
+        return path, arrays
+    arrays = {name: array[:count] for name, array in arrays.items()}
+    small = folder / path.name
+    np.savez(small, **arrays)
+    return small, arrays
+
+
+def feeds_of(model, arrays):
+    declared = true_inputs(model)
+    ranks = {name: len(value.type.tensor_type.shape.dim) for name, value in declared.items()}
+    pick = lambda name, i: arrays[name][i] if arrays[name].ndim == ranks[name] + 1 else arrays[name][i:i + 1]
+    count = min(len(arrays[name]) for name in declared)
+    return [{name: np.asarray(pick(name, i)) for name in declared} for i in range(count)]
+
+
+def true_inputs(model):
+    """Graph inputs without a default, by name."""
+    defaults = {t.name for t in model.graph.initializer}
+    return {value.name: value for value in model.graph.input if value.name not in defaults}
+
+
+def passes_checker(path):
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        return True
+    except Exception:
+        return False
+
+
+def find_cases(folders, wanted):
+    """(model, samples) of every model that has samples; the first of a name counts."""
+    found = {}
+    for folder in filter(None, folders):
+        for path in sorted(folder.rglob("*.onnx")):
+            data = [path.with_suffix(end) for end in (".npz", ".test.npz", ".dev.npz")]
+            data = next((file for file in data if file.exists()), None)
+            if data and (not wanted or any(name in path.stem for name in wanted)):
+                found.setdefault(path.stem, (path, data))
+    return list(found.values())
+
+
+# --- running -------------------------------------------------------------------------------------------------------
+
+def session(source, optimize=True, level=None, save=None):
+    """A session on a path or on the bytes of a model."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 2
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if level:
+        options.add_session_config_entry(LEVEL, level)
+    if save:
+        options.optimized_model_filepath = str(save)
+    source = source if isinstance(source, bytes) else str(source)
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+class Outputs:
+    """Outputs of a session by name, one list entry a sample; what is no tensor is left out."""
+
+    def __init__(self, session, feeds):
+        self.lists = collections.defaultdict(list)
+        names = [output.name for output in session.get_outputs()]
+        for feed in feeds:
+            for name, value in zip(names, session.run(None, feed)):
+                if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+                    self.lists[name].append(value)
+
+    def apart(self, other, floats_only=False):
+        """(largest relative L2 over the outputs, name of that output); infinite where shapes differ."""
+        worst = (0.0, "")
+        for name, values in self.lists.items():
+            if floats_only and values and values[0].dtype.kind != "f":
+                continue
+            worst = max(worst, (relative(values, other.lists[name]), name))
+        return worst
+
+
+def relative(reference, candidate, masks=None):
+    """Relative L2 over all samples and the positions that count; the reference's non-finite rows do not."""
+    if len(reference) != len(candidate):
+        return np.inf
+    error = total = 0.0
+    for at, (r, c) in enumerate(zip(reference, candidate)):
+        if r.shape != c.shape or r.dtype != c.dtype:
+            return np.inf
+        width = max(r.shape[-1] if r.ndim else 1, 1)
+        r, c = r.astype(np.float64).reshape(-1, width), c.astype(np.float64).reshape(-1, width)
+        counts = np.isfinite(r).all(axis=1)
+        if masks is not None and masks[at].size == len(r):
+            counts &= masks[at].ravel() != 0
+        error += np.square(c[counts] - r[counts]).sum()
+        total += np.square(r[counts]).sum()
+    return float(np.sqrt(error / total)) if total else float(np.sqrt(error))
+
+
+# --- the dequantized reference ---------------------------------------------------------------------------------------
+
+def reference(model):
+    """The model with every blocked DequantizeLinear over constants replaced by the floats it means."""
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    constants = {t.name: t for t in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    kept = []
+    for node in graph.node:
+        if is_blocked(node) and node.input[0] in constants:
+            graph.initializer.append(numpy_helper.from_array(decoded(node, constants, producers), node.output[0]))
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    return result.SerializeToString()
+
+
+def attribute(node, name, default):
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def is_blocked(node):
+    return node.op_type == "DequantizeLinear" and attribute(node, "block_size", 0) > 0
+
+
+def decoded(node, constants, producers):
+    """The weight of a DequantizeLinear node, computed in float32."""
+    codes = codes_of(constants[node.input[0]])
+    scale = scale_of(node.input[1], constants, producers)
+    zero = codes_of(constants[node.input[2]]) if len(node.input) > 2 and node.input[2] else np.zeros(scale.shape)
+    axis, block = attribute(node, "axis", 1), attribute(node, "block_size", 0)
+    spread = lambda array: np.repeat(array, block, axis).take(range(codes.shape[axis]), axis)
+    levels = (codes - spread(zero)).astype(np.float32)
+    return (levels * spread(scale).astype(np.float32)).astype(scale.dtype)
+
+
+def scale_of(name, constants, producers):
+    if name in constants:
+        return numpy_helper.to_array(constants[name])
+    cast = producers[name]
+    if cast.op_type != "Cast":
+        raise ValueError(f"scale {name} comes from {cast.op_type}")
+    kind = helper.tensor_dtype_to_np_dtype(attribute(cast, "to", TensorProto.FLOAT))
+    return numpy_helper.to_array(constants[cast.input[0]]).astype(kind)
+
+
+def codes_of(tensor):
+    """Integers of a 4-bit or 8-bit tensor."""
+    raw = tensor.raw_data or bytes(value & 255 for value in tensor.int32_data)
+    if tensor.data_type in BYTES:
+        values = np.frombuffer(raw, BYTES[tensor.data_type])
+    elif tensor.data_type in FOUR_BITS:
+        packed = np.frombuffer(raw, np.uint8)
+        values = np.stack([packed & 15, packed >> 4], axis=1).ravel()[:np.prod(tensor.dims, dtype=int)]
+    else:
+        raise ValueError(f"{tensor.name} is of type {tensor.data_type}")
+    values = values.astype(np.int16).reshape(tensor.dims)
+    return (values ^ 8) - 8 if tensor.data_type == TensorProto.INT4 else values
+
+
+# --- one rewrite -----------------------------------------------------------------------------------------------------
+
+Run = collections.namedtuple("Run", "code report stderr output")
+
+
+def rewrite(efq, case, options, folder, more=()):
+    folder.mkdir(parents=True)
+    output = folder / "out.onnx"
+    command = [efq, "rewrite", case.path, *options.split(), "-o", output, "--format", "json", "--keep-output",
+               "--data", case.data, *more]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
+    try:
+        report = json.loads(done.stdout)
+    except ValueError:
+        report = None
+    return Run(done.returncode, report, done.stderr.strip(), output)
+
+
+Row = collections.namedtuple("Row", "outcome fused ratio deployed efq_deployed weights efq_weights note")
+
+
+def left_alone(reason):
+    return Row("left alone", "", "", None, None, None, None, reason)
+
+
+def check_run(tally, subject, case, options, run):
+    """Holds one run against ONNX Runtime; its row of the table."""
+    files = {path.name for path in run.output.parent.iterdir()}
+    tally.check(subject, "no leftovers", files <= {"out.onnx", "out.onnx_data"}, str(sorted(files)))
+    tally.check(subject, "no panic", "panicked" not in run.stderr and "Traceback" not in run.stderr, run.stderr[:300])
+    if run.code == 3 and "nothing to rewrite" in run.stderr:
+        tally.check(subject, "a refusal is one line and no file", not files and "\n" not in run.stderr)
+        return left_alone(run.stderr)
+    if not tally.check(subject, "exit code 0 or 1", run.code in (0, 1), f"{run.code}: {run.stderr[:300]}"):
+        return left_alone(f"exit code {run.code}")
+    if not tally.check(subject, "report and output", run.report and run.output.exists()):
+        return left_alone("no output")
+    model = onnx.load(run.output)
+    unchanged = all(t["encoding"] == "float" for t in run.report["tensors"])
+    check_file(tally, subject, case, run, model, unchanged)
+    row = check_numbers(tally, subject, case, options, run, model)
+    return left_alone("every tensor is kept") if unchanged else row
+
+
+def check_file(tally, subject, case, run, model, unchanged):
+    result, old = run.report["result"], case.model
+    tally.check(subject, "digest in the report", result["sha256"] == hashlib.sha256(run.output.read_bytes()).hexdigest())
+    sizes = sum(path.stat().st_size for path in run.output.parent.iterdir())
+    tally.check(subject, "bytes in the report", unchanged or result["bytes"] == sizes, f"{result['bytes']}, not {sizes}")
+    if case.checked:
+        tally.attempt(subject, "onnx.checker", lambda: onnx.checker.check_model(str(run.output), full_check=True))
+    tally.check(subject, "inputs", list(true_inputs(model).values()) == list(true_inputs(old).values()))
+    tally.check(subject, "outputs", list(model.graph.output) == list(old.graph.output))
+    metadata = lambda m: {entry.key: entry.value for entry in m.metadata_props}
+    kept = metadata(old).items() <= metadata(model).items()
+    efq = {"efq.version", "efq.preset", "efq.source_sha256", "efq.plan_sha256"}
+    tally.check(subject, "metadata", kept and (unchanged or efq <= metadata(model).keys()), str(metadata(model)))
+    versions = lambda m: {entry.domain: entry.version for entry in m.opset_import}
+    fine = all(versions(model).get(domain, 0) >= version for domain, version in versions(old).items())
+    tally.check(subject, "operator sets", fine, f"{versions(old)} became {versions(model)}")
+    quantized = lambda m: {t.name: codes_of(t).tobytes() for t in m.graph.initializer
+                           if t.data_type in (*FOUR_BITS, *BYTES)}
+    tally.check(subject, "weights quantized before are left alone", quantized(old).items() <= quantized(model).items())
+    silent = [t["name"] for t in run.report["tensors"] if not t["reason"]]
+    tally.check(subject, "a reason for every tensor", not silent, str(silent))
+
+
+def check_numbers(tally, subject, case, options, run, model):
+    report, exact = run.report, EXACT_HALF if case.half else EXACT
+    optimized = run.output.parent / "optimized.onnx"
+    default = tally.attempt(subject, "runs by default",
+                            lambda: Outputs(session(run.output, save=optimized), case.feeds))
+    plain = tally.attempt(subject, "runs unoptimized",
+                          lambda: Outputs(session(run.output, optimize=False), case.feeds))
+    level1 = tally.attempt(subject, "runs at level 1", lambda: Outputs(session(run.output, level="1"), case.feeds))
+    if not (default and plain and level1):
+        return left_alone("does not run")
+    check_fusion(tally, subject, report["fusion"], model, onnx.load(optimized))
+    meant = reference(model)
+    for what, got, optimize in (("unoptimized", plain, False), ("at level 1", level1, True)):
+        # The same optimizations on both sides: those that are not in question round in other places.
+        wanted = Outputs(session(meant, optimize=optimize), case.feeds)
+        apart, output = wanted.apart(got)
+        tally.check(subject, f"{what} as decoded", apart <= exact, f"{output} is off by {apart:.1e}")
+    if "*=int8" in options:
+        apart, output = case.plain.apart(plain, floats_only=True)
+        tally.check(subject, "int8 is close to the original", apart <= INT8_CLOSE, f"{output} is off by {apart:.1e}")
+    return check_figures(tally, subject, case, report, default, plain)
+
+
+def check_fusion(tally, subject, fusion, model, optimized):
+    products = lambda m: sum(node.op_type == "MatMulNBits" for node in nodes_of(m.graph))
+    fused = products(optimized) - products(model)
+    tally.check(subject, "fused as reported", fused == fusion["fused"], f"{fused}, reported {fusion['fused']}")
+    left, known = sum(map(is_blocked, nodes_of(optimized.graph))), len(fusion["unfused"])
+    tally.check(subject, "unfused as reported", left <= known, f"{left}, reported {known}")
+
+
+def nodes_of(graph):
+    """Nodes of the graph and of its bodies."""
+    for node in graph.node:
+        yield node
+        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
+            yield from nodes_of(body)
+
+
+def check_figures(tally, subject, case, report, default, plain):
+    """efq's errors against ONNX Runtime's; the row of the table."""
+    validation = report["validation"]
+    measured = validation["status"] == "measured"
+    output = validation["output"] if measured else next(iter(case.default.lists))
+    masks = [feed["attention_mask"] for feed in case.feeds] if "attention_mask" in case.feeds[0] else None
+    deployed = relative(case.default.lists[output], default.lists[output], masks)
+    weights = relative(case.plain.lists[output], plain.lists[output], masks)
+    figures = [None, None]
+    if measured:
+        figures = [validation[which]["rel_l2"] for which in ("deployed", "weights_only")]
+        for what, efq, truth, part, tiny in (("deployed", figures[0], deployed, DEPLOYED, DEPLOYED_TINY),
+                                             ("weights only", figures[1], weights, WEIGHTS, WEIGHTS_TINY)):
+            fine = abs((efq or 0.0) - truth) <= max(part * truth, tiny)
+            tally.check(subject, f"rel L2 {what}", fine, f"efq {efq}, ONNX Runtime {truth:.6g} ({output})")
+    fusion, ratio = report["fusion"], report["original"]["bytes"] / report["result"]["bytes"]
+    note = "" if measured else validation["reason"]
+    return Row("rewritten", f"{fusion['fused']} of {fusion['total']}", f"{ratio:.2f}", deployed, figures[0], weights,
+               figures[1], note)
+
+
+def check_determinism(tally, efq, case, folder):
+    runs = [rewrite(efq, case, OPTION_SETS["block 32"], folder / f"threads{n}", ("--threads", str(n))) for n in (1, 2)]
+    files = [run.output.read_bytes() if run.output.exists() else None for run in runs]
+    tally.check(case.name, "the same bytes with 1 and 2 threads", files[0] and files[0] == files[1])
+
+
+# --- all of it -------------------------------------------------------------------------------------------------------
+
+def print_row(name, options, row):
+    figure = lambda value: "-" if value is None else f"{value:.3e}"
+    numbers = [figure(v) for v in (row.deployed, row.efq_deployed, row.weights, row.efq_weights)]
+    print(f"{name:26} {options:11} {row.outcome:10} {row.fused:>8} {row.ratio:>5} "
+          + " ".join(f"{number:>9}" for number in numbers) + f"  {row.note[:150]}", flush=True)
+
+
+def check_case(tally, efq, path, data, verbose, folder):
+    case = tally.attempt(path.stem, "the original runs", lambda: Case(path, data, folder))
+    if case is None:
+        return
+    for number, (title, options) in enumerate(OPTION_SETS.items()):
+        subject, known = f"{case.name} ({title})", len(tally.failures)
+        run = rewrite(efq, case, options, folder / title.replace(" ", "_"))
+        row = tally.attempt(subject, "the check itself", lambda: check_run(tally, subject, case, options, run))
+        if row and (verbose or number == 0):
+            print_row(case.name, title, row)
+        for failure in tally.failures[known:]:
+            print("  FAILED", failure, flush=True)
+    if path.stem == "digits_vit":
+        check_determinism(tally, efq, case, folder)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("efq", type=pathlib.Path, help="the binary")
+    parser.add_argument("--fixtures", type=pathlib.Path, default=HERE.parent.parent / "fixtures")
+    parser.add_argument("--models", type=pathlib.Path)
+    parser.add_argument("--zoo", type=pathlib.Path)
+    parser.add_argument("-v", "--verbose", action="store_true", help="a row for every option set")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only models with this in their name")
+    args = parser.parse_intermixed_args()
+    tally, start = Tally(), time.monotonic()
+    print(f"onnx {onnx.__version__}, onnxruntime {ort.__version__}; relative L2 by ONNX Runtime and by efq\n")
+    print(f"{'model':26} {'options':11} {'outcome':10} {'fused':>8} {'ratio':>5} {'deployed':>9} {'by efq':>9} "
+          f"{'weights':>9} {'by efq':>9}  note")
+    for path, data in find_cases((args.fixtures, args.models, args.zoo), args.names):
+        with tempfile.TemporaryDirectory() as folder:
+            check_case(tally, args.efq.resolve(), path, data, args.verbose, pathlib.Path(folder))
+    print(f"\n{time.monotonic() - start:.0f} s")
+    for failure in tally.failures:
+        print("FAILED", failure)
+    print(f"{tally.passed} passed, {len(tally.failures)} failed")
+    return bool(tally.failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
