@@ -37,7 +37,8 @@ LEVEL = "session.qdq_matmulnbits_accuracy_level"
 EXACT, EXACT_HALF = 1e-5, 2e-3
 # 8-bit weights err by half a percent: whatever is further off was rewritten wrongly.
 INT8_CLOSE = 0.05
-DEPLOYED, DEPLOYED_TINY = 1e-4, 1e-4
+# Where both errors are small, a rounding that flips counts for more than 1 %.
+DEPLOYED, DEPLOYED_TINY = 1e-2, 1e-4
 WEIGHTS, WEIGHTS_TINY = 1e-3, 1e-6
 SAMPLES, SAMPLES_LARGE, LARGE_BYTES = 64, 16, 50 << 20
 FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4)
