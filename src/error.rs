@@ -67,7 +67,7 @@ impl Error {
 
     /// [`Kind::Interrupted`].
     pub fn interrupted() -> Self {
-        Self::new(Kind::Interrupted, "interrupted", "stopped at your request, nothing was written")
+        Self::new(Kind::Interrupted, "interrupted", "stopped at your request")
     }
 
     /// Adds the way out.
@@ -81,6 +81,18 @@ impl Error {
     #[must_use]
     pub fn within(mut self, place: impl fmt::Display) -> Self {
         self.subject = format!("{place}: {}", self.subject);
+        self
+    }
+
+    /// Whether the subject is `subject`.
+    pub fn is_about(&self, subject: &str) -> bool {
+        self.subject == subject
+    }
+
+    /// The same error as one of the request: a file that an option names.
+    #[must_use]
+    pub fn of_caller(mut self) -> Self {
+        self.kind = Kind::Caller;
         self
     }
 

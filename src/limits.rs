@@ -14,6 +14,8 @@ pub const PACKED_BYTES: u64 = 1 << 30;
 pub const NODES: usize = 1_000_000;
 /// Initializers of a model, bodies included.
 pub const INITIALIZERS: usize = 1_000_000;
+/// Messages of any other kind in one file (attributes, types, dimensions).
+pub const MESSAGES: usize = 8_000_000;
 /// Dimensions of a tensor.
 pub const RANK: usize = 64;
 /// Bytes of a name.
@@ -22,5 +24,7 @@ pub const NAME_BYTES: usize = 64 << 10;
 pub const SAMPLE_BYTES: u64 = 16 << 30;
 /// Uncompressed over compressed bytes of an npz member.
 pub const COMPRESSION_RATIO: u64 = 1100;
+/// Bytes of the header of a numpy array.
+pub const NPY_HEADER_BYTES: usize = 64 << 10;
 /// Bytes of a plan or preset file.
 pub const TEXT_BYTES: u64 = 256 << 20;

@@ -106,7 +106,7 @@ pub(super) struct Rewrite {
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
     /// Decide and show, write no model
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["strict", "validate", "keep_output", "no_repair"])]
     pub dry_run: bool,
     /// Write the plan (a decision for every tensor) to this file
     #[arg(long, value_name = "FILE")]
@@ -394,6 +394,6 @@ impl WeightArgs {
 
 impl PresetArgs {
     pub(super) fn load(&self) -> Result<Preset> {
-        preset::load(&self.preset)
+        preset::load(&self.preset).map_err(crate::error::Error::of_caller)
     }
 }

@@ -7,6 +7,7 @@ mod completions;
 mod exit;
 mod inspect;
 mod outcome;
+mod paths;
 mod presets;
 mod progress;
 mod rewrite;

@@ -1,25 +1,31 @@
 //! `efq rewrite`.
 
+use std::path::{Path, PathBuf};
+
 use super::args::{General, Rewrite, ValidateWhen};
 use super::exit::Exit;
 use super::outcome::{check_reports, deliver};
+use super::paths;
 use super::progress::Bars;
 use crate::error::{Error, Result};
 use crate::limits;
-use crate::onnx::check_target;
+use crate::onnx::find;
 use crate::onnx::save::write_text;
 use crate::pipeline::{RewriteOptions, When, rewrite};
 
 pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
     let preset = args.preset.load()?;
     let settings = args.weights.settings(&preset, &args.gate)?;
-    check_reports(&args.gate.report, args.force)?;
-    if let Some(plan) = &args.plan {
-        check_target(plan, &[], args.force)?;
-    }
+    check_reports(&args.gate.report)?;
+    let model = find(&args.model)?;
+    let mut reads = vec![model.as_path(), Path::new(&args.preset.preset)];
+    reads.extend(args.samples.data.as_deref().into_iter().chain(args.from_plan.as_deref()));
+    let mut writes: Vec<&Path> = args.gate.report.iter().map(PathBuf::as_path).collect();
+    writes.extend(args.output.as_deref().filter(|_| !args.dry_run).into_iter().chain(args.plan.as_deref()));
+    paths::check(&reads, &writes, args.force)?;
     let options = RewriteOptions {
         output: args.output.clone().filter(|_| !args.dry_run),
-        plan: args.from_plan.as_deref().map(read_plan).transpose()?,
+        plan: args.from_plan.as_deref().map(read_plan).transpose().map_err(Error::of_caller)?,
         data: args.samples.data.clone(),
         output_name: args.samples.output_name.clone(),
         validate: match args.validate {
@@ -35,7 +41,11 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
         ..RewriteOptions::new(&args.model, settings)
     };
     let progress = Bars::new(general);
-    let done = rewrite(&options, &progress)?;
+    let done =
+        rewrite(&options, &progress).map_err(|error| match (&args.from_plan, error.is_about("plan")) {
+            (Some(file), true) => error.within(file.display()),
+            _ => error,
+        })?;
     drop(progress);
     if let Some(plan) = &args.plan {
         write_text(plan, &done.plan.to_json(), args.force)?;
@@ -48,5 +58,8 @@ fn read_plan(path: &std::path::Path) -> Result<String> {
     if size > limits::TEXT_BYTES {
         return Err(Error::limit(path.display().to_string(), format!("{size} bytes are no plan")));
     }
-    std::fs::read_to_string(path).map_err(|error| Error::io(path, &error))
+    std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => Error::caller(path.display().to_string(), "is no plan of efq"),
+        _ => Error::io(path, &error),
+    })
 }

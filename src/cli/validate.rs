@@ -1,8 +1,11 @@
 //! `efq validate`.
 
+use std::path::{Path, PathBuf};
+
 use super::args::{General, Validate};
 use super::exit::Exit;
 use super::outcome::{check_reports, deliver};
+use super::paths;
 use super::progress::Bars;
 use crate::error::Result;
 use crate::pipeline::{ValidateOptions, validate};
@@ -15,7 +18,11 @@ pub(super) fn run(args: &Validate, general: &General) -> Result<Exit> {
         min_cosine: args.gate.min_cosine,
         ..Overrides::default()
     };
-    check_reports(&args.gate.report, args.force)?;
+    check_reports(&args.gate.report)?;
+    let mut reads = vec![args.original.as_path(), &args.rewritten, Path::new(&args.preset.preset)];
+    reads.extend(args.samples.data.as_deref());
+    let writes: Vec<&Path> = args.gate.report.iter().map(PathBuf::as_path).collect();
+    paths::check(&reads, &writes, args.force)?;
     let options = ValidateOptions {
         original: args.original.clone(),
         rewritten: args.rewritten.clone(),

@@ -68,7 +68,10 @@ pub(super) fn load(bytes: &Bytes, model: &Model) -> Result<Vec<Sample>> {
 fn slice(array: &Array, at: usize, spec: &InputSpec) -> Result<Array> {
     let size = array.shape.first().copied().filter(|count| *count > 0).map_or(0, |n| array.bytes.len() / n);
     let mut shape = array.shape.clone();
-    let whole = spec.dims.as_ref().is_none_or(|dims| dims.len() + 1 != array.shape.len());
+    let whole = spec
+        .dims
+        .as_ref()
+        .is_none_or(|dims| dims.len() + 1 != array.shape.len() || matches!(dims.first(), Some(Dim::Free(_))));
     match shape.first_mut() {
         Some(first) if whole => *first = 1,
         Some(_) => drop(shape.remove(0)),
@@ -137,6 +140,15 @@ fn read(bytes: &Bytes) -> Result<BTreeMap<String, Array>> {
 
 fn parse(data: Bytes) -> Result<Array> {
     let wrong = |what: String| Error::format("npy", what);
+    // The reader allocates what the header announces, so that is looked at first.
+    let announced = match (data.get(6), data.get(8..10), data.get(8..12)) {
+        (Some(1), Some([a, b]), _) => usize::from(u16::from_le_bytes([*a, *b])),
+        (Some(_), _, Some([a, b, c, d])) => u32::from_le_bytes([*a, *b, *c, *d]) as usize,
+        _ => return Err(wrong("no header".to_owned())),
+    };
+    if announced > limits::NPY_HEADER_BYTES.min(data.len()) {
+        return Err(wrong(format!("the header announces {announced} bytes")));
+    }
     let mut cursor = Cursor::new(&data);
     let header = npyz::NpyHeader::from_reader(&mut cursor).map_err(|error| wrong(error.to_string()))?;
     let start = cursor.position() as usize;

@@ -90,7 +90,7 @@ pub(super) fn round_rows(values: &mut [f32], width: usize, block: usize) {
         for part in row.chunks_mut(block) {
             let largest = part.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
             let scale = largest / 127.0;
-            let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+            let inverse = Some(1.0 / scale).filter(|inverse| inverse.is_finite()).unwrap_or(0.0);
             for value in part {
                 *value = (*value * inverse).round_ties_even() * scale;
             }

@@ -4,7 +4,7 @@
 //! Rules: selector and action of `DQMatMulToMatMulNBits` in ONNX Runtime 1.25 to 1.32, and what hides a
 //! product from them (measured on 1.32).
 
-use crate::graph::Index;
+use crate::graph::{Index, operand, rank};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Model, node, node_subject, tensor};
 use crate::quant::BLOCKS;
@@ -121,12 +121,25 @@ fn examine(index: &Index<'_>, node: &NodeProto, block: i64) -> Result<(usize, us
     if let Some(reason) = behind {
         return reason;
     }
+    let input = user.input.first().map_or("", String::as_str);
+    if user.op_type() == "MatMul" && rank(index, input, 32) == Some(2) && joins_addition(index, user, *n) {
+        return Err("ONNX Runtime makes a Gemm of it and the Add behind it".to_owned());
+    }
     match (user.op_type(), slot.input) {
         ("MatMul", 1) => Ok((slot.node, block, bits == 8)),
         ("Gemm", 1) if is_plain(index, user, *n) => Ok((slot.node, block, true)),
         ("Gemm", 1) => Err("the Gemm has factors, transposes or a bias that is no vector".to_owned()),
         (op, input) => Err(format!("used as input {input} of {op}")),
     }
+}
+
+/// Whether the product of matrices is added to something that is no constant vector.
+fn joins_addition(index: &Index<'_>, product: &NodeProto, n: usize) -> bool {
+    let output = product.output.first().map_or("", String::as_str);
+    let [slot] = index.consumers(output) else { return false };
+    let Some(add) = index.node(slot.node).filter(|next| node::is(next, "Add")) else { return false };
+    let other = add.input.iter().find(|name| *name != output);
+    !other.and_then(|name| operand(index, name)).is_some_and(|found| found.dims == [n])
 }
 
 fn private_constant<'g>(

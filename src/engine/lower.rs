@@ -92,10 +92,8 @@ fn dequantized(index: &Index<'_>, node: &NodeProto) -> Result<Option<TensorProto
             None => return Err(unsupported("computed zero points")),
         },
     };
-    let values =
-        decode(&tensor::payload(weight)?, &scale, zero.as_deref(), kind, k, n, block).ok_or_else(|| {
-            Error::format(node_subject(node), format!("scale or zero point do not fit a weight {shape:?}"))
-        })?;
+    let values = decode(&tensor::payload(weight)?, &scale, zero.as_deref(), kind, k, n, block)
+        .ok_or_else(|| unsupported(&format!("scale or zero point of this shape on a weight {shape:?}")))?;
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let name = node.output.first().cloned().unwrap_or_default();
     Ok(Some(tensor::from_raw(name, DataType::Float, &shape, raw)))

@@ -8,14 +8,16 @@
 mod index;
 mod operand;
 mod output;
+mod rank;
 mod roles;
 mod site;
 mod sweep;
 mod values;
 
 pub use index::{Index, Use};
-pub use operand::{Operand, Origin, constant_integers, constant_tensor, operand};
+pub use operand::{Operand, Origin, constant_tensor, operand};
 pub use output::{Measured, measured_output};
+pub use rank::rank;
 pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory, is_float, subject};
 pub use sweep::sweep;
 pub use values::{Values, stored};

@@ -2,6 +2,7 @@
 //! Transpose, Reshape, Squeeze and Unsqueeze become strides on the stored tensor.
 
 use super::index::Index;
+use crate::limits;
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, tensor};
 
@@ -63,13 +64,15 @@ pub fn operand(index: &Index<'_>, value: &str) -> Option<Operand> {
     resolve(index, value, CHAIN)
 }
 
-/// Integers of a constant shape, axes or index input.
-pub fn constant_integers(index: &Index<'_>, value: &str) -> Option<Vec<i64>> {
-    let found = operand(index, value)?;
-    if !found.is_row_major() {
-        return None;
+/// Integers of a shape or axes input that is stored as they are; chains are not followed, which bounds the
+/// depth of chains whose shapes are chains.
+fn stored_integers(index: &Index<'_>, value: &str) -> Option<Vec<i64>> {
+    match index.initializer(value) {
+        Some(_) if index.is_overridable(value) => None,
+        Some((_, tensor)) => tensor::integers(tensor),
+        None => tensor::integers(constant_tensor(index.producer(value)?.1)?),
     }
-    tensor::integers(stored(index, found.origin)?)
+    .filter(|integers| integers.len() <= limits::RANK)
 }
 
 fn resolve(index: &Index<'_>, value: &str, left: usize) -> Option<Operand> {
@@ -95,7 +98,7 @@ fn resolve(index: &Index<'_>, value: &str, left: usize) -> Option<Operand> {
         "Reshape" => {
             let sizes = match node::ints(producer, "shape") {
                 Some(sizes) => sizes.to_vec(),
-                None => constant_integers(index, producer.input.get(1)?)?,
+                None => stored_integers(index, producer.input.get(1)?)?,
             };
             reshape(inner()?, producer, &sizes)
         }
@@ -108,7 +111,7 @@ fn resolve(index: &Index<'_>, value: &str, left: usize) -> Option<Operand> {
 fn axes(index: &Index<'_>, producer: &NodeProto) -> Option<Vec<i64>> {
     match node::ints(producer, "axes") {
         Some(axes) => Some(axes.to_vec()),
-        None => constant_integers(index, producer.input.get(1).filter(|name| !name.is_empty())?),
+        None => stored_integers(index, producer.input.get(1).filter(|name| !name.is_empty())?),
     }
 }
 
@@ -165,6 +168,9 @@ fn reshape(inner: Operand, producer: &NodeProto, sizes: &[i64]) -> Option<Operan
         *dims.get_mut(at)? = total.checked_div(known)?;
     }
     let product = dims.iter().try_fold(1usize, |product, dim| product.checked_mul(*dim))?;
+    if product == 0 && dims != inner.dims {
+        return None;
+    }
     (product == total).then(|| Operand { strides: row_major(&dims), dims, ..inner })
 }
 
@@ -185,6 +191,9 @@ fn squeeze(inner: Operand, axes: Option<Vec<i64>>) -> Option<Operand> {
 
 fn unsqueeze(inner: Operand, axes: &[i64]) -> Option<Operand> {
     let rank = inner.dims.len() + axes.len();
+    if rank > limits::RANK {
+        return None;
+    }
     let mut at: Vec<usize> = axes.iter().map(|axis| position(*axis, rank)).collect::<Option<_>>()?;
     at.sort_unstable();
     at.dedup();
@@ -196,7 +205,7 @@ fn unsqueeze(inner: Operand, axes: &[i64]) -> Option<Operand> {
         if axis > dims.len() {
             return None;
         }
-        strides.insert(axis, strides.get(axis).zip(dims.get(axis)).map_or(1, |(s, d)| s * d));
+        strides.insert(axis, strides.get(axis).zip(dims.get(axis)).map_or(1, |(s, d)| s.saturating_mul(*d)));
         dims.insert(axis, 1);
     }
     Some(Operand { dims, strides, ..inner })
@@ -209,9 +218,9 @@ fn position(axis: i64, rank: usize) -> Option<usize> {
 }
 
 fn row_major(dims: &[usize]) -> Vec<usize> {
-    let mut strides = vec![1; dims.len()];
+    let mut strides = vec![1usize; dims.len()];
     for at in (1..dims.len()).rev() {
-        strides[at - 1] = strides[at] * dims[at].max(1);
+        strides[at - 1] = strides[at].saturating_mul(dims[at].max(1));
     }
     strides
 }

@@ -356,7 +356,10 @@ impl<'g> Trace<'_, 'g> {
         let mut seen = HashSet::new();
         while let Some(value) = queue.pop_front() {
             let Some((at, node)) = self.index.producer(value) else { continue };
-            if !seen.insert(at) || seen.len() > TRACE {
+            if seen.len() > TRACE {
+                return;
+            }
+            if !seen.insert(at) {
                 continue;
             }
             // A shape carries no values.
@@ -373,7 +376,10 @@ impl<'g> Trace<'_, 'g> {
         while let Some(value) = queue.pop_front() {
             for slot in self.index.consumers(value) {
                 let Some(node) = self.index.node(slot.node) else { continue };
-                if !seen.insert(slot.node) || seen.len() > TRACE {
+                if seen.len() > TRACE {
+                    return;
+                }
+                if !seen.insert(slot.node) {
                     continue;
                 }
                 if matches!(visit(slot.node, node, slot.input), Step::On) {
@@ -427,7 +433,10 @@ fn source_of_ids(index: &Index<'_>, indices: &str) -> Ids {
     let mut seen = HashSet::new();
     let mut ids = Ids { input: None, counted: false };
     while let Some(value) = queue.pop_front() {
-        if !seen.insert(value) || seen.len() > TRACE {
+        if seen.len() > TRACE {
+            break;
+        }
+        if !seen.insert(value) {
             continue;
         }
         if index.is_input(value) && index.initializer(value).is_none() {

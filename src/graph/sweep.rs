@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::onnx::proto::ModelProto;
+use crate::onnx::proto::{ModelProto, NodeProto};
 use crate::onnx::{node, walk};
 
 /// Removes, from the main graph, chain nodes and constants without a use, initializers without a use (unless
@@ -20,29 +20,33 @@ pub fn sweep(model: &mut ModelProto) {
     }
     walk::bodies(&graph.node, &mut |body| {
         let inner = body.node.iter().flat_map(|node| node.input.iter().cloned());
-        for name in inner.chain(body.output.iter().map(|output| output.name().to_owned())) {
+        let outputs = body.output.iter().map(|output| output.name().to_owned());
+        for name in inner.chain(outputs).filter(|name| !name.is_empty()) {
             *uses.entry(name).or_default() += 1;
         }
     });
     let used = |uses: &HashMap<String, usize>, name: &str| uses.get(name).is_some_and(|count| *count > 0);
 
     let mut gone = vec![false; graph.node.len()];
-    for (at, node) in graph.node.iter().enumerate().rev() {
-        let removable = node::is_default_domain(node)
-            && matches!(
-                node.op_type(),
-                "Identity" | "Cast" | "Transpose" | "Reshape" | "Squeeze" | "Unsqueeze" | "Constant"
-            );
-        if !removable || node.output.iter().any(|name| used(&uses, name)) {
+    let producer: HashMap<&str, usize> = graph
+        .node
+        .iter()
+        .enumerate()
+        .flat_map(|(at, node)| node.output.iter().map(move |name| (name.as_str(), at)))
+        .collect();
+    // Nodes may stand in any order, so what a removal frees is looked up.
+    let mut waiting: Vec<usize> = (0..graph.node.len()).collect();
+    while let Some(at) = waiting.pop() {
+        let (Some(node), Some(flag)) = (graph.node.get(at), gone.get_mut(at)) else { continue };
+        if *flag || !is_removable(node) || node.output.iter().any(|name| used(&uses, name)) {
             continue;
         }
-        if let Some(flag) = gone.get_mut(at) {
-            *flag = true;
-        }
-        for name in &node.input {
+        *flag = true;
+        for name in node.input.iter().filter(|name| !name.is_empty()) {
             if let Some(count) = uses.get_mut(name) {
-                *count -= 1;
+                *count = count.saturating_sub(1);
             }
+            waiting.extend(producer.get(name.as_str()));
         }
     }
     let mut flags = gone.iter();
@@ -64,4 +68,12 @@ pub fn sweep(model: &mut ModelProto) {
     graph.value_info.retain(|_| flags.next().unwrap_or(true));
     let mut flags = annotated.into_iter();
     graph.quantization_annotation.retain(|_| flags.next().unwrap_or(true));
+}
+
+fn is_removable(node: &NodeProto) -> bool {
+    node::is_default_domain(node)
+        && matches!(
+            node.op_type(),
+            "Identity" | "Cast" | "Transpose" | "Reshape" | "Squeeze" | "Unsqueeze" | "Constant"
+        )
 }

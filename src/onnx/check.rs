@@ -219,10 +219,10 @@ fn no_cycle(nodes: &[NodeProto]) -> Result<()> {
         }
         from
     };
-    let sorted = nodes
-        .iter()
-        .enumerate()
-        .all(|(at, node)| node.input.iter().filter_map(|name| producer.get(name.as_str())).all(|p| *p < at));
+    let sorted = nodes.iter().enumerate().all(|(at, node)| {
+        walk::graphs_of(node).next().is_none()
+            && node.input.iter().filter_map(|name| producer.get(name.as_str())).all(|p| *p < at)
+    });
     if sorted {
         return Ok(());
     }

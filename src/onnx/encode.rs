@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use prost::Message as _;
-use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+use prost::encoding::{WireType, encode_key, encode_varint};
 
 use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 
@@ -194,11 +194,6 @@ impl Pieces {
         self.close();
         self.list
     }
-}
-
-/// Bytes of a length-delimited field with `len` bytes of content and a field number below 16.
-pub fn field_len(len: usize) -> usize {
-    1 + encoded_len_varint(len as u64) + len
 }
 
 #[cfg(test)]

@@ -81,9 +81,9 @@ impl SideFiles {
         Ok(bytes.slice(offset as usize..(offset + length) as usize))
     }
 
-    /// Total bytes of the side files in use.
-    pub(super) fn total(&self) -> u64 {
-        self.mapped.values().map(|bytes| bytes.len() as u64).sum()
+    /// Contents of the side files in use, in the order of their paths.
+    pub(super) fn contents(&self) -> Vec<Bytes> {
+        self.mapped.values().cloned().collect()
     }
 
     /// Paths of the side files in use.
@@ -135,11 +135,12 @@ impl SideFiles {
 /// # Errors
 /// [`crate::error::Kind::Io`].
 pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
-    let file = File::open(path).map_err(|error| Error::io(path, &error))?;
-    let meta = file.metadata().map_err(|error| Error::io(path, &error))?;
+    // Before opening: a pipe would wait for its writer.
+    let meta = path.metadata().map_err(|error| Error::io(path, &error))?;
     if !meta.is_file() {
         return Err(Error::new(crate::error::Kind::Io, path.display().to_string(), "is not a regular file"));
     }
+    let file = File::open(path).map_err(|error| Error::io(path, &error))?;
     if meta.len() == 0 {
         return Ok(Bytes::new());
     }

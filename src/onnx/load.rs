@@ -101,7 +101,7 @@ fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Model> {
         path: path.map(Path::to_owned).unwrap_or_default(),
         bytes,
         side_paths: side.paths(),
-        side_bytes: side.total(),
+        sides: side.contents(),
         unknown,
     };
     Ok(Model { proto, source })

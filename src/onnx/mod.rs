@@ -17,7 +17,7 @@ pub mod walk;
 mod wire;
 
 pub use check::{check, node_subject};
-pub use encode::{LazyPart, field_len};
+pub use encode::LazyPart;
 pub(crate) use external::map_file;
 pub use load::{find, load, load_bytes};
 pub use model::{Checked, Model, hex, opset_version};

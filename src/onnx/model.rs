@@ -26,7 +26,7 @@ pub(super) struct Source {
     pub(super) path: PathBuf,
     pub(super) bytes: Bytes,
     pub(super) side_paths: Vec<PathBuf>,
-    pub(super) side_bytes: u64,
+    pub(super) sides: Vec<Bytes>,
     pub(super) unknown: Vec<UnknownField>,
 }
 
@@ -54,7 +54,7 @@ impl Model {
 
     /// Bytes on disk: the `.onnx` file and its side files.
     pub fn size(&self) -> u64 {
-        self.source.bytes.len() as u64 + self.source.side_bytes
+        self.source.bytes.len() as u64 + self.source.sides.iter().map(|side| side.len() as u64).sum::<u64>()
     }
 
     /// The `.onnx` file as it lies on disk.
@@ -67,9 +67,13 @@ impl Model {
         &self.source.unknown
     }
 
-    /// SHA-256 of the `.onnx` file as lower-case hex. Side files are not part of it.
+    /// SHA-256 of the `.onnx` file, followed by its side files in the order of their paths, as lower-case hex.
     pub fn digest(&self) -> String {
-        hex(&Sha256::digest(&self.source.bytes))
+        let mut hasher = Sha256::new_with_prefix(&self.source.bytes);
+        for side in &self.source.sides {
+            hasher.update(side);
+        }
+        hex(&hasher.finalize())
     }
 
     /// Version of the default operator set, 0 if the model imports none.

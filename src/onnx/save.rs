@@ -131,18 +131,16 @@ pub fn check_target(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<
             .help("create it first"));
     }
     let real = |path: &Path| path.canonicalize().ok();
-    if let Some(wanted) = real(target)
-        && inputs.iter().any(|input| real(input).as_ref() == Some(&wanted))
-    {
-        return Err(Error::caller(shown, "the output is the input, which efq never changes")
-            .help("choose another name with -o"));
-    }
-    if !overwrite {
-        let side = folder.join(side_name(target));
-        for path in [target, &side] {
-            if path.symlink_metadata().is_ok() {
-                return Err(taken(path));
-            }
+    let side = folder.join(side_name(target));
+    for path in [target, &side] {
+        if let Some(wanted) = real(path)
+            && inputs.iter().any(|input| real(input).as_ref() == Some(&wanted))
+        {
+            return Err(Error::caller(path.display().to_string(), "is an input, which efq never changes")
+                .help("choose another name"));
+        }
+        if !overwrite && path.symlink_metadata().is_ok() {
+            return Err(taken(path));
         }
     }
     Ok(())
@@ -178,14 +176,27 @@ impl Staged {
     /// The target exists (without `overwrite`), or cannot be written.
     pub fn publish(self, overwrite: bool) -> Result<Saved> {
         let folder = folder_of(&self.target);
-        for side in &self.sides {
-            let wanted = folder.join(side);
-            if let Some(parent) = wanted.parent() {
-                std::fs::create_dir_all(parent).map_err(|error| unwritable(parent, &error))?;
-            }
-            place(&self.folder.path().join(side), &wanted, overwrite)?;
+        let sides: Vec<(PathBuf, PathBuf)> =
+            self.sides.iter().map(|side| (self.folder.path().join(side), folder.join(side))).collect();
+        let mut all: Vec<(&Path, &Path)> =
+            sides.iter().map(|(from, to)| (from.as_path(), to.as_path())).collect();
+        let model = self.path();
+        all.push((&model, &self.target));
+        if let Some((_, wanted)) = all.iter().find(|(_, to)| !overwrite && to.symlink_metadata().is_ok()) {
+            return Err(taken(wanted));
         }
-        place(&self.path(), &self.target, overwrite)?;
+        for (at, (from, to)) in all.iter().enumerate() {
+            let placed = match to.parent().map(std::fs::create_dir_all) {
+                Some(Err(error)) => Err(unwritable(to, &error)),
+                _ => place(from, to, overwrite),
+            };
+            if let Err(error) = placed {
+                for (_, done) in all.iter().take(at).filter(|_| !overwrite) {
+                    let _ = std::fs::remove_file(done);
+                }
+                return Err(error);
+            }
+        }
         Ok(self.saved)
     }
 }
@@ -241,7 +252,8 @@ pub fn stage_copy(model: &super::Model, target: &Path) -> Result<Staged> {
     let file = folder.path().join(target.file_name().unwrap_or_default());
     std::fs::write(&file, model.file_bytes()).map_err(|error| unwritable(&file, &error))?;
     let bytes = model.file_bytes().len() as u64;
-    let saved = Saved { bytes, side_bytes: model.size() - bytes, sha256: model.digest() };
+    let sha256 = hex(&Sha256::digest(model.file_bytes()));
+    let saved = Saved { bytes, side_bytes: model.size() - bytes, sha256 };
     Ok(Staged { folder, target: target.to_owned(), sides, saved })
 }
 

@@ -107,7 +107,10 @@ pub fn elements(tensor: &TensorProto) -> Result<usize> {
 /// Bytes that the payload takes as `raw_data`: `ceil(elements * bits / 8)`; strings count their texts.
 pub fn payload_len(tensor: &TensorProto) -> Result<usize> {
     match data_type(tensor).and_then(element_bits) {
-        Some(bits) => Ok((elements(tensor)? * bits).div_ceil(8)),
+        Some(bits) => elements(tensor)?
+            .checked_mul(bits)
+            .map(|bits| bits.div_ceil(8))
+            .ok_or_else(|| Error::format(subject(tensor), format!("the shape {:?} overflows", tensor.dims))),
         None => Ok(tensor.string_data.iter().map(Bytes::len).sum()),
     }
 }

@@ -49,7 +49,8 @@ pub struct UnknownField {
 /// [`crate::error::Kind::Limit`] when depth or counts exceed [`crate::limits`].
 pub fn scan(bytes: &[u8]) -> Result<Vec<UnknownField>> {
     let root = MESSAGES.iter().position(|message| message.name == "ModelProto").unwrap_or(0);
-    let mut walk = Walk { bytes, fields: 0, packed: 0, unknown: Vec::new() };
+    let mut walk =
+        Walk { bytes, fields: 0, packed: 0, messages: vec![0; MESSAGES.len()], unknown: Vec::new() };
     walk.message(root, 0, bytes.len(), 1)?;
     Ok(walk.unknown)
 }
@@ -58,6 +59,8 @@ struct Walk<'a> {
     bytes: &'a [u8],
     fields: u64,
     packed: u64,
+    /// How many there are of each message.
+    messages: Vec<usize>,
     unknown: Vec<UnknownField>,
 }
 
@@ -70,6 +73,20 @@ impl Walk<'_> {
             ));
         }
         let Some(message) = MESSAGES.get(index) else { return Ok(()) };
+        let most = match message.name {
+            "NodeProto" => limits::NODES,
+            "TensorProto" => limits::INITIALIZERS,
+            _ => limits::MESSAGES,
+        };
+        if let Some(count) = self.messages.get_mut(index) {
+            *count += 1;
+            if *count > most {
+                return Err(Error::limit(
+                    format!("byte {start}"),
+                    format!("more than {most} {}", message.name),
+                ));
+            }
+        }
         let mut at = start;
         while at < end {
             self.fields += 1;

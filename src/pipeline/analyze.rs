@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::judge::{Judge, Judged};
-use super::{RewriteOptions, When, output_of};
+use super::{RewriteOptions, output_of};
 use crate::data;
 use crate::engine::{Runner, Variant};
 use crate::error::{Error, Result};
@@ -17,6 +17,7 @@ use crate::report::{Analysis, AnalyzedCandidate, AnalyzedTensor, File, Recommend
 use crate::rewrite::rewrite as carry_out;
 use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
 use crate::settings::{Overrides, Settings};
+use crate::validate::Outcome;
 
 /// Samples on which single tensors are measured.
 const SAMPLES: usize = 16;
@@ -44,6 +45,13 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|path| data::load(path, &model)).transpose()?;
     let wanted = candidates(&model, &known)?;
+    if wanted.is_empty() {
+        return Err(Error::unsupported(
+            model.path().display().to_string(),
+            "no weight in it can be quantized",
+        )
+        .help("`efq inspect` lists all with the reason"));
+    }
     progress.stage("measuring the weights", wanted.len() as u64);
     let mut rows = Vec::with_capacity(wanted.len());
     for (site, candidate) in &wanted {
@@ -69,13 +77,14 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     if let Some(samples) = samples {
         let asked = RewriteOptions {
             output_name: options.output_name.clone(),
-            validate: When::Always,
             ..RewriteOptions::new(&options.input, settings_of("balanced_production")?)
         };
         let output = output_of(&asked, &model, &known)?;
         let original = Runner::new(&model, &output.name, Variant::Deployed)?;
         let some = samples.list.get(..SAMPLES.min(samples.list.len())).unwrap_or_default();
-        let errors = output_errors(&model, &known, &wanted, options.algorithm, &original, some, progress)?;
+        let each: Vec<_> =
+            wanted.iter().map(|(site, candidate)| (*site, *candidate, options.algorithm)).collect();
+        let errors = output_errors(&model, &known, &each, &original, some, progress)?;
         for (row, error) in rows.iter_mut().zip(errors) {
             row.output_error = error.map(f64::sqrt);
         }
@@ -166,6 +175,10 @@ fn by_weights(
         })
         .map(|(_, row)| row.sqnr_db)
         .fold(f64::INFINITY, f64::min);
+    if worst.is_infinite() {
+        let reason = "it has no linear weight to judge by".to_owned();
+        return Recommendation { preset: "balanced_production".to_owned(), reason, trials: Vec::new() };
+    }
     let preset = match worst {
         db if db < 15.0 => "medical_grade",
         db if db < 18.0 => "high_accuracy",
@@ -207,7 +220,7 @@ fn by_trial(
                 loss,
                 target: verdict.target,
                 unit: verdict.measure.unit().to_owned(),
-                holds: loss <= verdict.target && verdict.non_finite == 0,
+                holds: verdict.outcome == Outcome::Passed,
             });
         }
     }
@@ -217,13 +230,13 @@ fn by_trial(
         Some(trial) => (
             trial.preset.clone(),
             format!(
-                "the smallest result that holds its own target: {:.3} {} lost, {} accepted",
+                "the smallest result that passes its own gate: {:.3} {} lost, {} accepted",
                 trial.loss, trial.unit, trial.target
             ),
         ),
         None => (
             "high_accuracy".to_owned(),
-            "no preset holds its target as it is: rewriting will raise the tensors that hurt".to_owned(),
+            "no preset passes on these samples as it is: rewriting raises the tensors that hurt".to_owned(),
         ),
     };
     Ok(Recommendation { preset, reason, trials })

@@ -68,6 +68,28 @@ impl Judged {
         }
     }
 
+    /// By how much the target is missed, as the reason of a repair.
+    pub(super) fn shortfall(&self) -> String {
+        match self {
+            Judged::Measured { verdict, .. } if verdict.non_finite > 0 => {
+                "repair: values that are not finite".to_owned()
+            }
+            Judged::Measured { verdict, .. } => {
+                let unit = verdict.measure.unit();
+                format!("repair: a loss of {:.3} {unit} against {:.3}", self.loss(), verdict.target)
+            }
+            Judged::Not(_) => String::new(),
+        }
+    }
+
+    /// The unit of loss and target.
+    pub(super) fn unit(&self) -> &'static str {
+        match self {
+            Judged::Measured { verdict, .. } => verdict.measure.unit(),
+            Judged::Not(_) => "%",
+        }
+    }
+
     /// The target in percent.
     pub(super) fn target(&self) -> f64 {
         match self {
@@ -106,7 +128,8 @@ impl<'a> Judge<'a> {
         let skipped = |reason: &str| Ok(Judged::Not(Validation::Skipped { reason: reason.to_owned() }));
         match self.options.validate {
             When::Never => return skipped("--validate never"),
-            When::Auto if self.model.size() > AUTO_BYTES => {
+            // `efq validate`, which has no output, is asked for nothing else than running them.
+            When::Auto if self.model.size() > AUTO_BYTES && self.options.output.is_some() => {
                 return skipped("the model is larger than 2 GB (--validate always runs it)");
             }
             _ => {}
@@ -125,8 +148,9 @@ impl<'a> Judge<'a> {
             None => self.prepare(progress)?,
         };
         let ready = self.ready.insert(ready);
-        let deployed = Runner::new(rewritten, &ready.output.name, Variant::Deployed)?;
-        let alone = Runner::new(rewritten, &ready.output.name, Variant::WeightsOnly)?;
+        let place = |error: Error| error.within(rewritten.path().display());
+        let deployed = Runner::new(rewritten, &ready.output.name, Variant::Deployed).map_err(place)?;
+        let alone = Runner::new(rewritten, &ready.output.name, Variant::WeightsOnly).map_err(place)?;
         progress.stage("validating", ready.samples.list.len() as u64);
         let scores: Result<Vec<(Score, Score)>> = (0..ready.samples.list.len())
             .into_par_iter()

@@ -7,7 +7,7 @@ use crate::onnx::{Checked, Model};
 use crate::plan::{Encoding, Plan, Step, next_step, raise_to};
 use crate::progress::Progress;
 use crate::quant::Bits;
-use crate::sensitivity::{Candidate, output_errors};
+use crate::sensitivity::{Candidate, Reach, output_errors, reach};
 
 /// Samples on which single tensors are measured.
 const SAMPLES: usize = 24;
@@ -27,33 +27,31 @@ pub(super) fn mend(
     let Some(ready) = judge.ready() else { return Ok(None) };
     let mut uses = Vec::new();
     let mut wanted = Vec::new();
-    let mut algorithm = None;
     for (at, (decision, weight)) in plan.decisions.iter().zip(&known.weights).enumerate() {
         for (number, (usage, found)) in decision.uses.iter().zip(&weight.uses).enumerate() {
             let WeightUse::Site(site) = found else { continue };
-            let candidate = match usage.encoding {
+            let (candidate, algorithm) = match usage.encoding {
                 Encoding::Float => continue,
-                Encoding::Blocks { scheme, algorithm: used } => {
-                    algorithm = Some(used);
-                    Candidate::Blocks(scheme)
-                }
-                Encoding::Rows { scales, algorithm: used } => {
-                    algorithm = Some(used);
-                    Candidate::Rows(scales)
-                }
+                Encoding::Blocks { scheme, algorithm } => (Candidate::Blocks(scheme), algorithm),
+                Encoding::Rows { scales, algorithm } => (Candidate::Rows(scales), algorithm),
             };
-            uses.push((at, number, usage.encoding));
-            wanted.push((*site, candidate));
+            uses.push((at, number, usage.encoding, *site));
+            wanted.push((*site, candidate, algorithm));
         }
     }
-    let Some(algorithm) = algorithm else { return Ok(None) };
     let samples = ready.samples.list.get(..SAMPLES.min(ready.samples.list.len())).unwrap_or_default();
-    let errors = output_errors(model, known, &wanted, algorithm, &ready.original, samples, progress)?;
+    let errors = output_errors(model, known, &wanted, &ready.original, samples, progress)?;
 
     let mut steps: Vec<(f64, f64, Step, Encoding)> = Vec::new();
     let mut total = 0.0;
-    for ((decision, usage, encoding), error) in uses.into_iter().zip(errors) {
-        let Some(step) = next_step(plan, decision, usage) else { continue };
+    for ((decision, usage, encoding, site), error) in uses.into_iter().zip(errors) {
+        let Some(mut step) = next_step(plan, decision, usage) else { continue };
+        if let (Encoding::Blocks { scheme, algorithm }, Some(site)) = (step.encoding, known.sites.get(site)) {
+            step.encoding = match reach(model, site, Candidate::Blocks(scheme))? {
+                Reach::Fits(Candidate::Blocks(scheme)) => Encoding::Blocks { scheme, algorithm },
+                _ => Encoding::Float,
+            };
+        }
         let error = error.unwrap_or(0.0).max(1e-12);
         total += error;
         let eight = matches!(step.encoding, Encoding::Blocks { scheme, .. } if scheme.bits == Bits::Eight);
@@ -73,7 +71,7 @@ pub(super) fn mend(
             break;
         }
         left -= gain;
-        let reason = format!("repair: loss {:.3} % against {:.3} %", judged.loss(), judged.target());
+        let reason = judged.shortfall();
         raise_to(plan, &step, reason);
         done.push((step, from));
     }

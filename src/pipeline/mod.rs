@@ -138,20 +138,26 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     };
 
     let save = SaveOptions { external: options.external };
-    let mut written = write(&model, &known, &plan, &notes, target, save, progress).map_err(place)?;
+    let mut written = write(&model, &known, &plan, &notes, target, save, progress)?;
     let mut judge = Judge::new(options, &model, &known, samples);
     let mut judged = judge.judge(&written.model, progress)?;
     while options.repair && options.plan.is_none() && judged.misses_target() {
         let Some(steps) = mend::mend(&judge, &model, &known, &mut plan, &judged, progress)? else { break };
         drop(written);
-        written = write(&model, &known, &plan, &notes, target, save, progress).map_err(place)?;
+        written = write(&model, &known, &plan, &notes, target, save, progress)?;
         judged = judge.judge(&written.model, progress)?;
-        notes.repaired(&plan, steps, judged.loss());
+        notes.repaired(&plan, steps, &judged);
     }
     if progress.cancelled() {
         return Err(Error::interrupted());
     }
+    let kept_all = !plan.changes_anything();
     let mut report = notes.written(&plan, &written, judged);
+    if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {
+        deployed.outcome = Outcome::Failed;
+        deployed.reason =
+            "the target holds only with every tensor in float: nothing would be gained".to_owned();
+    }
     if !report.repair.is_empty() {
         let what = "the tensors to raise were chosen on the samples of this verdict, which makes it a little optimistic; \
                     judge a release with `efq validate` on others";
@@ -194,11 +200,11 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     progress.stage("reading", 1);
     let original = load(&options.original)?;
     let rewritten = load(&options.rewritten)?;
+    same_inputs(&original, &rewritten)?;
     let known = inventory(&original);
     let samples = options.data.as_ref().map(|path| data::load(path, &original)).transpose()?;
     let asked = RewriteOptions {
         output_name: options.output_name.clone(),
-        validate: When::Always,
         seed: options.seed,
         ..RewriteOptions::new(&options.original, options.settings.clone())
     };
@@ -206,6 +212,25 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     let judged = judge.judge(&rewritten, progress)?;
     let notes = notes::Notes::new(&original, &original.digest(), &options.settings);
     Ok(notes.compared(&rewritten, judged))
+}
+
+/// Refuses two models that cannot be fed the same samples.
+fn same_inputs(original: &Model, rewritten: &Model) -> Result<()> {
+    let (before, after) = (data::inputs(original)?, data::inputs(rewritten)?);
+    let names = |specs: &[data::InputSpec]| {
+        let parts: Vec<String> =
+            specs.iter().map(|spec| format!("{} {}", spec.name, spec.shape_text())).collect();
+        parts.join(", ")
+    };
+    let same = before.len() == after.len()
+        && before.iter().all(|spec| {
+            after.iter().any(|other| other.name == spec.name && other.data_type == spec.data_type)
+        });
+    if same {
+        return Ok(());
+    }
+    let what = format!("takes {}, the original {}", names(&after), names(&before));
+    Err(Error::format(rewritten.path().display().to_string(), what).help("these are two different models"))
 }
 
 /// A result on disk, not yet under its name, read back.
@@ -225,7 +250,8 @@ fn write(
     save: SaveOptions,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Rewritten { draft, errors, raised } = carry_out(model, known, plan, &notes.metadata(plan))?;
+    let Rewritten { draft, errors, raised } = carry_out(model, known, plan, &notes.metadata(plan))
+        .map_err(|error| error.within(model.path().display()))?;
     let staged = stage(&draft, target, save, progress)?;
     let written = load(&staged.path())?;
     let blocks = plan.blocked_uses();
@@ -261,10 +287,10 @@ fn unchanged(
             .help("efq quantizes MatMul and Gemm weights and embedding tables; `efq inspect` lists all"));
     }
     let report = match &options.output {
-        None => notes.copied(&plan, model.path(), true),
+        None => notes.copied(model, &plan, model.path(), true),
         Some(target) => {
             progress.stage("copying", 1);
-            let report = notes.copied(&plan, target, false);
+            let report = notes.copied(model, &plan, target, false);
             stage_copy(model, target)?.publish(options.overwrite)?;
             report
         }

@@ -52,7 +52,7 @@ impl Notes {
         ]
     }
 
-    pub(super) fn repaired(&mut self, plan: &Plan, steps: Vec<(Step, Encoding)>, after: f64) {
+    pub(super) fn repaired(&mut self, plan: &Plan, steps: Vec<(Step, Encoding)>, judged: &Judged) {
         for (step, from) in steps {
             let Some(decision) = plan.decisions.get(step.decision) else { continue };
             self.repair.push(Repair {
@@ -60,7 +60,8 @@ impl Notes {
                 from: from.name(),
                 to: step.encoding.name(),
                 bytes: step.bytes,
-                loss_after: after,
+                loss_after: judged.loss(),
+                unit: judged.unit().to_owned(),
             });
         }
     }
@@ -83,11 +84,12 @@ impl Notes {
     }
 
     /// The report of a model that stays as it is.
-    pub(super) fn copied(self, plan: &Plan, target: &Path, dry: bool) -> Report {
+    pub(super) fn copied(self, model: &Checked<Model>, plan: &Plan, target: &Path, dry: bool) -> Report {
         let result = File { path: target.display().to_string(), ..self.original.clone() };
         let skipped = Validation::Skipped { reason: "nothing was changed".to_owned() };
         let mut report = self.report(if dry { "dry-run" } else { "rewrite" }, Some(result), skipped);
         report.tensors = tensors(plan, &[]);
+        report.fusion = note_fusion(model);
         report.warnings.push("every tensor is kept, so the model is copied as it is".to_owned());
         report
     }

@@ -63,14 +63,15 @@ impl Chooser<'_> {
             uses.push(match usage {
                 WeightUse::Other { operator, obstacle } => {
                     let operator = operator.clone();
-                    self.note_matches(weight, weight.role, &operator, "");
-                    UsePlan {
-                        node: operator,
-                        slot: None,
-                        matrix: None,
-                        encoding: Encoding::Float,
-                        reason: obstacle.clone(),
-                    }
+                    let rule = self.note_matches(weight, weight.role, &operator, "");
+                    let rule = rule
+                        .and_then(|at| self.settings.rules.get(at))
+                        .filter(|rule| rule.store != Store::Float);
+                    let reason = match rule {
+                        Some(rule) => format!("{} cannot be followed: {obstacle}", rule.origin),
+                        None => obstacle.clone(),
+                    };
+                    UsePlan { node: operator, slot: None, matrix: None, encoding: Encoding::Float, reason }
                 }
                 WeightUse::Site(at) => {
                     let site = self.inventory.sites.get(*at);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::escape::for_markdown;
 use super::text::{shape, size, verdict_line};
 use super::{Data, Report, Validation};
-use crate::validate::Verdict;
+use crate::validate::{Measure, Verdict};
 
 /// Renders `report`, every tensor included.
 pub fn markdown(report: &Report) -> String {
@@ -57,12 +57,13 @@ pub fn markdown(report: &Report) -> String {
         for step in &report.repair {
             let _ = writeln!(
                 out,
-                "| {} | {} | {} | +{} | {:.3} % |",
+                "| {} | {} | {} | +{} | {:.3} {} |",
                 for_markdown(&step.tensor),
                 step.from,
                 step.to,
                 step.bytes,
-                step.loss_after
+                step.loss_after,
+                step.unit
             );
         }
     }
@@ -106,8 +107,13 @@ fn validation(out: &mut String, report: &Report) {
                 |value: Option<f64>, decimals: usize| value.map(|value| format!("{value:.decimals$}"));
             row("accuracy before, %", &|v| number(v.accuracy.map(|(before, _)| before), 3));
             row("accuracy after, %", &|v| number(v.accuracy.map(|(_, after)| after), 3));
-            row("perplexity before", &|v| number(v.perplexity.map(|(before, _)| before), 4));
-            row("perplexity after", &|v| number(v.perplexity.map(|(_, after)| after), 4));
+            if deployed.measure == Measure::Perplexity {
+                row("perplexity before", &|v| number(v.perplexity.map(|(before, _)| before), 4));
+                row("perplexity after", &|v| number(v.perplexity.map(|(_, after)| after), 4));
+            }
+            row("samples not counted", &|v| {
+                Some(v.excluded).filter(|count| *count > 0).map(|count| count.to_string())
+            });
             row("relative L2", &|v| number(v.rel_l2, 5));
             row("mean cosine", &|v| number(v.cosine, 6));
             row("KL, nats", &|v| number(v.kl, 6));

@@ -129,6 +129,8 @@ pub struct Repair {
     pub bytes: i64,
     /// The loss measured after the round in which this was done.
     pub loss_after: f64,
+    /// Its unit.
+    pub unit: String,
 }
 
 /// What it costs, and on what that statement stands.

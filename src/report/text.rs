@@ -140,12 +140,13 @@ fn repair(out: &mut String, report: &Report) {
     for step in &report.repair {
         let _ = writeln!(
             out,
-            "repaired: {}  {} → {}  +{}  loss then {:.3} %",
+            "repaired: {}  {} → {}  +{}  loss then {:.3} {}",
             for_terminal(&step.tensor),
             step.from,
             step.to,
             size(step.bytes.unsigned_abs()),
-            step.loss_after
+            step.loss_after,
+            step.unit
         );
     }
 }
@@ -205,6 +206,14 @@ fn validation(out: &mut String, report: &Report) {
             };
             let _ = writeln!(out, "output '{}' on {from}\nrun by {engine}", for_terminal(output));
             let _ = writeln!(out, "{}\n", lines(&rows));
+            if deployed.excluded + deployed.skipped > 0 {
+                let (samples, positions) = (deployed.excluded, deployed.skipped);
+                let _ = writeln!(
+                    out,
+                    "not counted: {samples} samples without anything to judge by, {positions} positions where the \
+                     original is not finite"
+                );
+            }
             let _ = writeln!(out, "{}", verdict_line(&report.preset.name, deployed));
         }
     }

@@ -3,14 +3,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Errors;
+use crate::graph::Index;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Draft, LazyPart, Model, Produce, tensor, walk};
 
 pub(super) struct Edit<'m> {
     pub(super) model: &'m Model,
+    pub(super) index: Index<'m>,
     pub(super) errors: Errors,
     proto: ModelProto,
     names: HashSet<String>,
+    /// By stem, the number that the next name of it gets.
+    numbers: HashMap<String, usize>,
     before: BTreeMap<usize, Vec<NodeProto>>,
     replaced: HashMap<usize, Vec<NodeProto>>,
     lazy: HashMap<String, LazyPart>,
@@ -21,9 +25,11 @@ impl<'m> Edit<'m> {
     pub(super) fn new(model: &'m Model, errors: Errors) -> Self {
         Self {
             model,
+            index: Index::new(model.graph(), model.proto.ir_version()),
             errors,
             proto: model.proto.clone(),
             names: names(&model.proto),
+            numbers: HashMap::new(),
             before: BTreeMap::new(),
             replaced: HashMap::new(),
             lazy: HashMap::new(),
@@ -34,10 +40,10 @@ impl<'m> Edit<'m> {
     /// A name that no value or node of the model has: `stem`, or `stem` with a number.
     pub(super) fn name(&mut self, stem: &str) -> String {
         let mut name = stem.to_owned();
-        let mut number = 2usize;
+        let number = self.numbers.entry(stem.to_owned()).or_insert(2);
         while !self.names.insert(name.clone()) {
             name = format!("{stem}_{number}");
-            number += 1;
+            *number += 1;
         }
         name
     }

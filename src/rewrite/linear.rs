@@ -9,7 +9,7 @@
 
 use super::edit::Edit;
 use crate::error::{Error, Result};
-use crate::graph::{Form, Index, Site, Values, operand, stored};
+use crate::graph::{Form, Index, Site, Values, operand, rank, stored};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, tensor};
 use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme, quantize};
@@ -98,14 +98,14 @@ fn dequantize(
 /// Puts the weight into the MatMul, and keeps what follows from hiding the product.
 fn matmul(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String) -> Result<()> {
     let at = site.at.node;
-    let index = Index::new(edit.model.graph(), edit.model.proto.ir_version());
     let output = original.output.first().map_or("", String::as_str);
-    let next = sole_consumer(&index, output);
+    let next = sole_consumer(&edit.index, output);
+    let matrix = original.input.first().is_some_and(|input| rank(&edit.index, input, 32) == Some(2));
     if let Some(slot) = edit.node(at).and_then(|node| node.input.get_mut(site.at.input)) {
         *slot = weight;
     }
     match next {
-        Some((_, next)) if hides(next) => {
+        Some((_, next)) if hides(next) || matrix && takes_no_vector(edit, site, output, next) => {
             let product = edit.name(&format!("{output}_product"));
             let zeros = vec![0.0; site.n];
             let mut first = edit.node(at).cloned().unwrap_or_default();
@@ -116,8 +116,8 @@ fn matmul(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String
         Some((place, add)) if node::is(add, "Add") => {
             let sum = add.output.first().map_or("", String::as_str);
             let bias = add.input.iter().find(|name| *name != output).cloned().unwrap_or_default();
-            let hidden = sole_consumer(&index, sum).is_some_and(|(_, next)| hides(next));
-            if let Some(vector) = if hidden { vector(edit, site, &index, &bias, (-1.0, 1))? } else { None } {
+            let hidden = sole_consumer(&edit.index, sum).is_some_and(|(_, next)| hides(next));
+            if let Some(vector) = if hidden { vector(edit, site, &bias, (-1.0, 1))? } else { None } {
                 let subtract = subtraction(edit, site, sum, output, &vector, add.name());
                 edit.replace(place, vec![subtract]);
             }
@@ -152,6 +152,14 @@ fn sole_consumer<'g>(index: &Index<'g>, value: &str) -> Option<(usize, &'g NodeP
     }
 }
 
+/// Whether the node adds anything but a constant vector to the product: of matrices, that becomes a Gemm.
+fn takes_no_vector(edit: &Edit<'_>, site: &Site, product: &str, node: &NodeProto) -> bool {
+    let other = node.input.iter().find(|name| *name != product);
+    let vector =
+        other.and_then(|name| operand(&edit.index, name)).is_some_and(|found| found.dims == [site.n]);
+    node::is(node, "Add") && !vector
+}
+
 /// Whether the node keeps a product right before it from being fused.
 fn hides(node: &NodeProto) -> bool {
     node::is(node, "Relu") || node::is(node, "Clip")
@@ -162,10 +170,9 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
     let at = site.at.node;
     let activation = original.input.first().cloned().unwrap_or_default();
     let output = original.output.first().cloned().unwrap_or_default();
-    let index = Index::new(edit.model.graph(), edit.model.proto.ir_version());
     let bias = original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0);
     let subtrahend = match bias {
-        None if sole_consumer(&index, &output).is_some_and(|(_, next)| hides(next)) => {
+        None if sole_consumer(&edit.index, &output).is_some_and(|(_, next)| hides(next)) => {
             Some(vec![0.0; site.n])
         }
         None => {
@@ -173,15 +180,18 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
             edit.replace(at, vec![product]);
             return Ok(());
         }
-        Some(bias) => vector(edit, site, &index, bias, (-beta, 2))?,
+        Some(bias) => vector(edit, site, bias, (-beta, 2))?,
     };
     let product = edit.name(&format!("{output}_product"));
     let mut nodes =
         vec![node::build("MatMul", original.name(), &[&activation, &weight], &[&product], vec![])];
     match (subtrahend, bias) {
         (Some(vector), _) => nodes.push(subtraction(edit, site, &output, &product, &vector, "")),
-        // A computed or two-dimensional C stays an addition.
+        // A computed or two-dimensional C stays an addition, kept apart from the product.
         (None, bias) => {
+            let apart = edit.name(&format!("{output}_apart"));
+            let zeros = vec![0.0; site.n];
+            nodes.push(subtraction(edit, site, &apart, &product, &zeros, ""));
             let mut addend = bias.cloned().unwrap_or_default();
             if beta != 1.0 {
                 let factor = edit.name(&format!("{output}_beta"));
@@ -192,7 +202,7 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
                 addend = scaled;
             }
             let name = edit.name(&format!("{output}_Add"));
-            nodes.push(node::build("Add", &name, &[&product, &addend], &[&output], vec![]));
+            nodes.push(node::build("Add", &name, &[&apart, &addend], &[&output], vec![]));
         }
     }
     edit.replace(at, nodes);
@@ -204,11 +214,10 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
 fn vector(
     edit: &Edit<'_>,
     site: &Site,
-    index: &Index<'_>,
     bias: &str,
     (factor, rank): (f32, usize),
 ) -> Result<Option<Vec<f32>>> {
-    let Some(found) = operand(index, bias) else { return Ok(None) };
+    let Some(found) = operand(&edit.index, bias) else { return Ok(None) };
     let Some(tensor) = stored(edit.model, found.origin) else { return Ok(None) };
     let width = found.dims.last().copied().unwrap_or(1);
     if found.dims.iter().rev().skip(1).any(|dim| *dim != 1) || !(width == 1 || width == site.n) {

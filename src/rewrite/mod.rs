@@ -12,11 +12,11 @@ mod linear;
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
-use crate::graph::{Inventory, WeightUse, sweep};
+use crate::graph::{Form, Inventory, Site, WeightUse, sweep};
 use crate::onnx::proto::StringStringEntryProto;
 use crate::onnx::{Checked, Draft, Model};
 use crate::opset;
-use crate::plan::{Encoding, Plan};
+use crate::plan::{Encoding, Plan, UsePlan};
 use crate::quant::WeightError;
 
 use edit::Edit;
@@ -69,7 +69,11 @@ pub fn rewrite<'m>(
     let errors = Errors::default();
     let mut edit = Edit::new(model, errors.clone());
     for (at, (decision, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
-        if decision.tensor != weight.name || decision.uses.len() != weight.uses.len() {
+        let same = decision.tensor == weight.name
+            && decision.shape == weight.dims
+            && decision.bytes_before == weight.bytes
+            && decision.uses.len() == weight.uses.len();
+        if !same {
             return Err(misfit(&format!("'{}' is not the same there", decision.tensor)));
         }
         for (number, (usage, found)) in decision.uses.iter().zip(&weight.uses).enumerate() {
@@ -79,6 +83,13 @@ pub fn rewrite<'m>(
             };
             match (usage.encoding, site) {
                 (Encoding::Float, _) => {}
+                _ if !fits(usage, site) => {
+                    return Err(misfit(&format!(
+                        "'{}' cannot be stored as {}",
+                        decision.tensor,
+                        usage.encoding.name()
+                    )));
+                }
                 (Encoding::Blocks { scheme, algorithm }, Some(site)) => {
                     linear::encode(&mut edit, site, &weight.name, scheme, algorithm, (at, number))?;
                 }
@@ -90,7 +101,9 @@ pub fn rewrite<'m>(
         }
     }
     let mut draft = edit.finish();
-    let raised = if plan.blocked_uses() > 0 { Some(opset::raise(&mut draft.proto)?) } else { None };
+    // An old IR lists initializers as inputs, and an old operator set has none of what a table needs.
+    let old = model.proto.ir_version() < 4 || model.opset() < opset::LOWEST;
+    let raised = if plan.blocked_uses() > 0 || old { Some(opset::raise(&mut draft.proto)?) } else { None };
     for node in draft.proto.graph.iter_mut().flat_map(|graph| &mut graph.node) {
         if node.domain() == linear::PENDING {
             node.domain = None;
@@ -104,6 +117,15 @@ pub fn rewrite<'m>(
     draft.proto.metadata_props.retain(|entry| !metadata.iter().any(|(key, _)| *key == entry.key()));
     draft.proto.metadata_props.extend(entries);
     Ok(Rewritten { draft, errors, raised })
+}
+
+/// Whether the use is one of this site, and the encoding one that its operation takes.
+fn fits(usage: &UsePlan, site: Option<&Site>) -> bool {
+    let Some(site) = site else { return false };
+    let table = matches!(site.form, Form::Gather);
+    usage.slot == Some((site.at.node, site.at.input))
+        && usage.matrix == Some((site.k, site.n))
+        && matches!(usage.encoding, Encoding::Rows { .. }) == table
 }
 
 fn misfit(what: &str) -> Error {

@@ -53,8 +53,7 @@ pub fn weight_error(
 pub fn output_errors(
     model: &Model,
     inventory: &Inventory,
-    wanted: &[(usize, Candidate)],
-    algorithm: Algorithm,
+    wanted: &[(usize, Candidate, Algorithm)],
     original: &Runner,
     samples: &[Sample],
     progress: &dyn Progress,
@@ -63,15 +62,18 @@ pub fn output_errors(
         samples.par_iter().map(|sample| original.run(sample)).collect::<Result<_>>()?;
     progress.stage("measuring each tensor", wanted.len() as u64);
     let mut found = Vec::with_capacity(wanted.len());
-    for (at, candidate) in wanted {
+    for (at, candidate, algorithm) in wanted {
         if progress.cancelled() {
             return Err(Error::interrupted());
         }
         let site = inventory.sites.get(*at).ok_or_else(|| Error::format("site", "is not in the model"))?;
-        let one = one_quantized(model, site, *candidate, algorithm, original)?;
+        let one = one_quantized(model, site, *candidate, *algorithm, original)?;
+        // A shared weight is replaced for all its uses at once: each gets its part.
+        let shared =
+            inventory.sites.iter().filter(|other| other.operand.origin == site.operand.origin).count();
         found.push(match one {
             None => None,
-            Some(runner) => Some(distance(&runner, samples, &references)?),
+            Some(runner) => Some(distance(&runner, samples, &references)? / shared.max(1) as f64),
         });
         progress.advance(1);
     }
