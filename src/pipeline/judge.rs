@@ -160,12 +160,15 @@ impl<'a> Judge<'a> {
                 }
                 let sample =
                     ready.samples.list.get(at).ok_or_else(|| Error::format("sample", "is missing"))?;
-                let reference = ready.reference(at, sample)?;
-                let deployed = ready.score(sample, &reference, &deployed.run(sample)?)?;
-                let bare = ready.bare.as_ref().map(|bare| bare.run(sample)).transpose()?;
-                let weights =
-                    ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
-                let both = (deployed, weights);
+                let compare = || {
+                    let reference = ready.reference(at, sample)?;
+                    let with_kernel = ready.score(sample, &reference, &deployed.run(sample)?)?;
+                    let bare = ready.bare.as_ref().map(|bare| bare.run(sample)).transpose()?;
+                    let weights =
+                        ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
+                    Ok((with_kernel, weights))
+                };
+                let both = compare().map_err(|error: Error| error.within(format!("sample {at}")))?;
                 progress.advance(1);
                 Ok(both)
             })

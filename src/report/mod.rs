@@ -8,7 +8,7 @@ mod markdown;
 mod tables;
 mod text;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::role::Role;
 use crate::validate::Verdict;
@@ -24,7 +24,7 @@ pub use text::{lines, table, text};
 pub const SCHEMA: u32 = 1;
 
 /// What a run did with a model.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -53,7 +53,7 @@ pub struct Report {
 }
 
 /// A model file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {
     /// Path as given.
     pub path: String,
@@ -66,7 +66,7 @@ pub struct File {
 }
 
 /// The preset and what it accepts.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PresetNote {
     /// Name.
     pub name: String,
@@ -79,7 +79,7 @@ pub struct PresetNote {
 }
 
 /// What was decided for one tensor.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Tensor {
     /// Name.
     pub name: String,
@@ -117,7 +117,7 @@ pub struct Fusion {
 }
 
 /// One tensor raised to meet the target.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Repair {
     /// Tensor.
     pub tensor: String,
@@ -134,7 +134,7 @@ pub struct Repair {
 }
 
 /// What it costs, and on what that statement stands.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "status")]
 pub enum Validation {
     /// Both models were run on the samples.
@@ -163,7 +163,7 @@ pub enum Validation {
 }
 
 /// Where samples came from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "source")]
 pub enum Data {
     /// The user's.
