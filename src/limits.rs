@@ -24,6 +24,8 @@ pub const NAME_BYTES: usize = 64 << 10;
 pub const SAMPLE_BYTES: u64 = 16 << 30;
 /// Uncompressed over compressed bytes of an npz member.
 pub const COMPRESSION_RATIO: u64 = 1100;
+/// Samples of one source.
+pub const SAMPLES: usize = 10_000_000;
 /// Bytes of the header of a numpy array.
 pub const NPY_HEADER_BYTES: usize = 64 << 10;
 /// Bytes of a plan or preset file.

@@ -625,7 +625,6 @@ fn models_that_do_not_go_together() {
         g.node[0].input[0] = "z".into();
     }), "");
     add("other shape", Net::linear(64, 65), "");
-    add("operator of nobody", Net::linear(64, 64).with(|g| g.node[0].domain = Some("acme".into())), "");
     add("report of another ending", Net::linear(64, 64), "--report r.html");
     corpus.case("rewritten is missing", "validate m.onnx o.onnx -p balanced_production", |folder| {
         Net::linear(64, 64).save(&folder.join("m.onnx"));

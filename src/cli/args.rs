@@ -106,7 +106,7 @@ pub(super) struct Rewrite {
     #[arg(short, long, value_name = "FILE", required_unless_present = "dry_run")]
     pub output: Option<PathBuf>,
     /// Decide and show, write no model
-    #[arg(long, conflicts_with_all = ["strict", "validate", "keep_output", "no_repair"])]
+    #[arg(long, conflicts_with_all = ["strict", "keep_output"])]
     pub dry_run: bool,
     /// Write the plan (a decision for every tensor) to this file
     #[arg(long, value_name = "FILE")]

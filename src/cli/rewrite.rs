@@ -53,10 +53,10 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
     deliver(&done.report, &args.gate, general, args.force)
 }
 
-fn read_plan(path: &std::path::Path) -> Result<String> {
-    let size = path.metadata().map_err(|error| Error::io(path, &error))?.len();
-    if size > limits::TEXT_BYTES {
-        return Err(Error::limit(path.display().to_string(), format!("{size} bytes are no plan")));
+fn read_plan(path: &Path) -> Result<String> {
+    let meta = path.metadata().map_err(|error| Error::io(path, &error))?;
+    if !meta.is_file() || meta.len() > limits::TEXT_BYTES {
+        return Err(Error::caller(path.display().to_string(), "is no plan of efq"));
     }
     std::fs::read_to_string(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::InvalidData => Error::caller(path.display().to_string(), "is no plan of efq"),

@@ -97,7 +97,8 @@ pub(super) fn fit(spec: &InputSpec, array: Array) -> Result<Array> {
 
 fn convert(name: &str, array: Array, to: DataType) -> Result<Array> {
     use DataType as D;
-    if array.data_type == to {
+    // A bool of numpy may hold any byte.
+    if array.data_type == to && to != D::Bool {
         return Ok(array);
     }
     let wrong = || {

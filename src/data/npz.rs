@@ -51,6 +51,9 @@ pub(super) fn load(bytes: &Bytes, model: &Model) -> Result<Vec<Sample>> {
         }
     }
     let count = count.map_or(0, |(count, _)| count);
+    if count > limits::SAMPLES || specs.iter().any(|spec| arrays.get(&spec.name).is_some_and(|a| a.bytes.is_empty())) {
+        return Err(Error::format("arrays", format!("{count} samples, or samples without a value")));
+    }
     let labels = labels.map(|array| split_labels(&array, count)).transpose()?;
     (0..count)
         .map(|at| {
@@ -148,6 +151,11 @@ fn parse(data: Bytes) -> Result<Array> {
     };
     if announced > limits::NPY_HEADER_BYTES.min(data.len()) {
         return Err(wrong(format!("the header announces {announced} bytes")));
+    }
+    // Its parser goes as deep as the text nests; a plain header nests two levels.
+    let nested = data.iter().skip(8).take(announced + 4).filter(|byte| b"([{".contains(byte)).count();
+    if nested > 8 {
+        return Err(wrong("the header is no plain array's".to_owned()));
     }
     let mut cursor = Cursor::new(&data);
     let header = npyz::NpyHeader::from_reader(&mut cursor).map_err(|error| wrong(error.to_string()))?;

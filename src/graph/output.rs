@@ -48,7 +48,7 @@ pub fn measured_output(model: &Model, inventory: &Inventory, wanted: Option<&str
                 graph.output.iter().filter(is_float).map(|output| output.name()).collect();
             let by_name = floats.iter().find(|name| name.to_lowercase().contains("logits"));
             by_name.or(floats.first()).copied().ok_or_else(|| {
-                Error::caller("outputs", "the model has no floating-point output to measure")
+                Error::unsupported("outputs", "the model has no floating-point output to compare")
             })?
         }
     };

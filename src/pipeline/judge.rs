@@ -149,6 +149,10 @@ impl<'a> Judge<'a> {
         };
         let ready = self.ready.insert(ready);
         let place = |error: Error| error.within(rewritten.path().display());
+        if !rewritten.graph().output.iter().any(|output| output.name() == ready.output.name) {
+            let what = format!("has no output '{}', which the original has", ready.output.name);
+            return Err(Error::format(rewritten.path().display().to_string(), what));
+        }
         let deployed = Runner::new(rewritten, &ready.output.name, Variant::Deployed).map_err(place)?;
         let alone = Runner::new(rewritten, &ready.output.name, Variant::WeightsOnly).map_err(place)?;
         progress.stage("validating", ready.samples.list.len() as u64);

@@ -104,7 +104,7 @@ pub struct Tensor {
 }
 
 /// What ONNX Runtime does with the blocked weights.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Fusion {
     /// Linear layers that become one quantized product.
     pub fused: usize,

@@ -110,7 +110,8 @@ fn matmul(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String
             let zeros = vec![0.0; site.n];
             let mut first = edit.node(at).cloned().unwrap_or_default();
             first.output = vec![product.clone()];
-            let subtract = subtraction(edit, site, output, &product, &zeros, "");
+            first.name = Some(edit.name(&format!("{output}_MatMul")));
+            let subtract = subtraction(edit, site, output, &product, &zeros, original.name());
             edit.replace(at, vec![first, subtract]);
         }
         Some((place, add)) if node::is(add, "Add") => {
@@ -183,10 +184,13 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
         Some(bias) => vector(edit, site, bias, (-beta, 2))?,
     };
     let product = edit.name(&format!("{output}_product"));
-    let mut nodes =
-        vec![node::build("MatMul", original.name(), &[&activation, &weight], &[&product], vec![])];
+    // The node that gives the old result takes the old name.
+    let name = edit.name(&format!("{output}_MatMul"));
+    let mut nodes = vec![node::build("MatMul", &name, &[&activation, &weight], &[&product], vec![])];
     match (subtrahend, bias) {
-        (Some(vector), _) => nodes.push(subtraction(edit, site, &output, &product, &vector, "")),
+        (Some(vector), _) => {
+            nodes.push(subtraction(edit, site, &output, &product, &vector, original.name()));
+        }
         // A computed or two-dimensional C stays an addition, kept apart from the product.
         (None, bias) => {
             let apart = edit.name(&format!("{output}_apart"));
@@ -201,8 +205,7 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
                 nodes.push(node::build("Mul", &name, &[&addend, &factor], &[&scaled], vec![]));
                 addend = scaled;
             }
-            let name = edit.name(&format!("{output}_Add"));
-            nodes.push(node::build("Add", &name, &[&apart, &addend], &[&output], vec![]));
+            nodes.push(node::build("Add", original.name(), &[&apart, &addend], &[&output], vec![]));
         }
     }
     edit.replace(at, nodes);
