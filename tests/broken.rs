@@ -6,13 +6,16 @@ mod support;
 use std::time::Duration;
 
 use efq::onnx::proto::{
-    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto, TensorProto, TypeProto,
-    ValueInfoProto, tensor_proto::DataType, type_proto,
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto, TensorProto,
+    TypeProto, ValueInfoProto, tensor_proto::DataType, type_proto,
 };
 use efq::onnx::{node, tensor};
-use prost::Message as _;
 use proptest::prelude::*;
-use support::{Folder, Net, Run, body, constant, external, float, int, noise, npy, npy_f32, npy_header, npy_i64, npz, value};
+use prost::Message as _;
+use support::{
+    Folder, Net, Run, body, constant, external, float, int, noise, npy, npy_f32, npy_header, npy_i64, npz,
+    value,
+};
 
 const REWRITE: &str = "rewrite m.onnx -p balanced_production -o out.onnx";
 const DATA: &str = "rewrite m.onnx -p balanced_production -o out.onnx --data d.npz";
@@ -53,7 +56,8 @@ impl Corpus {
     /// Runs every case; gives what each said, in their order. Panics with all that broke a promise.
     fn report(&mut self) -> String {
         use rayon::prelude::*;
-        let results: Vec<_> = self.cases.par_iter().map(|(name, folder, args)| said(name, folder, args)).collect();
+        let results: Vec<_> =
+            self.cases.par_iter().map(|(name, folder, args)| said(name, folder, args)).collect();
         let (said, broken): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         let broken: Vec<String> = broken.into_iter().filter_map(Result::err).collect();
         assert!(broken.is_empty(), "{}", broken.join("\n"));
@@ -69,7 +73,11 @@ fn said(name: &str, folder: &Folder, args: &[String]) -> Result<String, String> 
     let Some(code @ 1..=4) = run.code else { return wrong("not a documented exit code") };
     if folder.listing() != before {
         let after = folder.listing();
-        let changed: Vec<_> = after.iter().filter(|(name, bytes)| before.get(*name) != Some(bytes)).map(|(name, _)| name).collect();
+        let changed: Vec<_> = after
+            .iter()
+            .filter(|(name, bytes)| before.get(*name) != Some(bytes))
+            .map(|(name, _)| name)
+            .collect();
         return wrong(&format!("changed {changed:?} of {:?}", after.keys()));
     }
     if !run.out.is_empty() {
@@ -88,7 +96,10 @@ fn bounded(folder: &Folder, args: &[String]) -> Run {
     let plain = folder.command(args);
     let mut command = if cfg!(unix) {
         let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", "ulimit -v 3145728 && exec \"$0\" \"$@\""]).arg(plain.get_program()).args(plain.get_args());
+        shell
+            .args(["-c", "ulimit -v 3145728 && exec \"$0\" \"$@\""])
+            .arg(plain.get_program())
+            .args(plain.get_args());
         shell.current_dir(folder.path()).stdin(std::process::Stdio::null());
         shell
     } else {
@@ -133,7 +144,9 @@ fn files_of_another_kind() {
         })
         .case("missing folder", "inspect no/where.onnx", |_| ());
     #[cfg(unix)]
-    corpus.case("device", "inspect /dev/null", |_| ()).case("pipe", "inspect pipe", |folder| pipe(folder, "pipe"));
+    corpus
+        .case("device", "inspect /dev/null", |_| ())
+        .case("pipe", "inspect pipe", |folder| pipe(folder, "pipe"));
     insta::assert_snapshot!(corpus.report());
 }
 
@@ -165,7 +178,10 @@ fn depth_and_width() {
         let mut kind = TypeProto::default();
         for _ in 0..60 {
             let sequence = type_proto::Sequence { elem_type: Some(Box::new(kind)) };
-            kind = TypeProto { denotation: None, value: Some(type_proto::Value::SequenceType(Box::new(sequence))) };
+            kind = TypeProto {
+                denotation: None,
+                value: Some(type_proto::Value::SequenceType(Box::new(sequence))),
+            };
         }
         let input = ValueInfoProto { name: Some("deep".into()), r#type: Some(kind), ..Default::default() };
         Net::linear(64, 64).with(|graph| graph.input.push(input)).bytes()
@@ -188,12 +204,22 @@ fn depth_and_width() {
         .bytes("bodies 32 deep", nested(32))
         .bytes("bodies 500 deep", nested(500))
         .bytes("type 60 deep", deep_type())
-        .net("function that calls itself", Net::linear(64, 64).with_model(|model| model.functions.push(function("f", "f"))))
-        .net("ring of functions", Net::linear(64, 64).with_model(|model| model.functions.extend([function("f", "g"), function("g", "f")])))
+        .net(
+            "function that calls itself",
+            Net::linear(64, 64).with_model(|model| model.functions.push(function("f", "f"))),
+        )
+        .net(
+            "ring of functions",
+            Net::linear(64, 64)
+                .with_model(|model| model.functions.extend([function("f", "g"), function("g", "f")])),
+        )
         .bytes("1,000,001 nodes", graph_field(0x0a, 1_000_001))
         .bytes("10,000,000 nodes", graph_field(0x0a, 10_000_000))
         .bytes("10,000,000 initializers", graph_field(0x2a, 10_000_000))
-        .net("name of 65,537 bytes", Net::linear(64, 64).with(|graph| graph.initializer[0].name = Some("n".repeat(65_537))));
+        .net(
+            "name of 65,537 bytes",
+            Net::linear(64, 64).with(|graph| graph.initializer[0].name = Some("n".repeat(65_537))),
+        );
     insta::assert_snapshot!(corpus.report());
     // What ONNX Runtime loads, efq loads.
     let folder = Folder::new();
@@ -212,38 +238,65 @@ fn sizes_and_payloads() {
     corpus
         .net("product that wraps to 0", stored(|w| w.dims = vec![1 << 32, 1 << 32]))
         .net("product that wraps to 4", stored(|w| w.dims = vec![4_194_305, 4_194_305, 211_106_198_978_564]))
-        .net("bits that wrap to 0", stored(|w| {
-            *w = TensorProto { dims: vec![1 << 58], ..tensor::from_raw("w", DataType::Double, &[], vec![]) };
-        }))
-        .net("bits of complex numbers that wrap", stored(|w| {
-            *w = TensorProto { dims: vec![1 << 57], ..tensor::from_raw("w", DataType::Complex128, &[], vec![]) };
-        }))
+        .net(
+            "bits that wrap to 0",
+            stored(|w| {
+                *w = TensorProto {
+                    dims: vec![1 << 58],
+                    ..tensor::from_raw("w", DataType::Double, &[], vec![])
+                };
+            }),
+        )
+        .net(
+            "bits of complex numbers that wrap",
+            stored(|w| {
+                *w = TensorProto {
+                    dims: vec![1 << 57],
+                    ..tensor::from_raw("w", DataType::Complex128, &[], vec![])
+                };
+            }),
+        )
         .net("negative", stored(|w| w.dims = vec![-64, 64]))
         .net("least integer", stored(|w| w.dims = vec![i64::MIN, 0]))
         .net("rank 65", stored(|w| w.dims = vec![1; 65]))
         .net("a byte short", stored(|w| w.raw_data = w.raw_data.as_ref().map(|raw| raw.slice(1..))))
-        .net("a byte long", stored(|w| {
-            let long = [w.raw_data.as_ref().unwrap(), &[0u8][..]].concat();
-            w.raw_data = Some(long.into());
-        }))
-        .net("odd count of nibbles", Net::linear(64, 64).tensor(tensor::from_raw("q", DataType::Int4, &[3], vec![0])))
+        .net(
+            "a byte long",
+            stored(|w| {
+                let long = [w.raw_data.as_ref().unwrap(), &[0u8][..]].concat();
+                w.raw_data = Some(long.into());
+            }),
+        )
+        .net(
+            "odd count of nibbles",
+            Net::linear(64, 64).tensor(tensor::from_raw("q", DataType::Int4, &[3], vec![0])),
+        )
         .net("no payload", stored(|w| w.raw_data = None))
-        .net("field of another type", stored(|w| {
-            w.raw_data = None;
-            w.int64_data = vec![0; 64 * 64];
-        }))
+        .net(
+            "field of another type",
+            stored(|w| {
+                w.raw_data = None;
+                w.int64_data = vec![0; 64 * 64];
+            }),
+        )
         .net("two payloads", stored(|w| w.float_data = vec![0.0; 64 * 64]))
         .net("data type 0", stored(|w| w.data_type = Some(0)))
         .net("data type 99", stored(|w| w.data_type = Some(99)))
         .net("data type of 2^31-1", stored(|w| w.data_type = Some(i32::MAX)))
-        .net("strings of another count", Net::linear(64, 64).tensor(TensorProto {
-            string_data: vec![bytes::Bytes::from("a")],
-            raw_data: None,
-            ..tensor::from_raw("s", DataType::String, &[2], vec![])
-        }))
-        .net("constant node that lies", Net::linear(64, 64).with(|graph| {
-            graph.node.push(constant("c", tensor::from_raw("c", DataType::Float, &[2], vec![0; 4])));
-        }));
+        .net(
+            "strings of another count",
+            Net::linear(64, 64).tensor(TensorProto {
+                string_data: vec![bytes::Bytes::from("a")],
+                raw_data: None,
+                ..tensor::from_raw("s", DataType::String, &[2], vec![])
+            }),
+        )
+        .net(
+            "constant node that lies",
+            Net::linear(64, 64).with(|graph| {
+                graph.node.push(constant("c", tensor::from_raw("c", DataType::Float, &[2], vec![0; 4])));
+            }),
+        );
     insta::assert_snapshot!(corpus.report());
 }
 
@@ -255,32 +308,49 @@ fn names_and_links() {
     corpus
         .net("two initializers of one name", net(|g| g.initializer.push(g.initializer[0].clone())))
         .net("initializer without a name", net(|g| g.initializer[0].name = None))
-        .net("output of the name of an initializer", net(|g| {
-            g.node.push(node::build("Relu", "r", &["x"], &["w"], vec![]));
-        }))
+        .net(
+            "output of the name of an initializer",
+            net(|g| {
+                g.node.push(node::build("Relu", "r", &["x"], &["w"], vec![]));
+            }),
+        )
         .net("two inputs of one name", net(|g| g.input.push(g.input[0].clone())))
-        .net("value assigned twice", net(|g| g.node.push(node::build("Relu", "", &["x"], &["logits"], vec![]))))
-        .net("cycle", net(|g| {
-            g.node[0].input[0] = "b".into();
-            g.node.push(node::build("Relu", "back", &["logits"], &["b"], vec![]));
-        }))
+        .net(
+            "value assigned twice",
+            net(|g| g.node.push(node::build("Relu", "", &["x"], &["logits"], vec![]))),
+        )
+        .net(
+            "cycle",
+            net(|g| {
+                g.node[0].input[0] = "b".into();
+                g.node.push(node::build("Relu", "back", &["logits"], &["b"], vec![]));
+            }),
+        )
         .net("loop of one node", net(|g| g.node[0].input[0] = "logits".into()))
         .net("dangling input", net(|g| g.node[0].input[0] = "nowhere".into()))
         .net("graph output that nothing makes", net(|g| g.output[0].name = Some("y".into())))
         .net("attribute twice", net(|g| g.node[0].attribute = vec![int("a", 1), int("a", 2)]))
-        .net("names that would move the cursor", net(|g| {
-            g.node[0].name = Some("\u{1b}[2J\u{1b}]8;;http://x\u{7}a\r\nb\u{9b}31m\u{202e}\u{200b}\u{61c}\u{2028}".into());
-            g.node[0].input[0] = "<script>|`::error::%0A\u{e0041}".into();
-        }))
+        .net(
+            "names that would move the cursor",
+            net(|g| {
+                g.node[0].name = Some(
+                    "\u{1b}[2J\u{1b}]8;;http://x\u{7}a\r\nb\u{9b}31m\u{202e}\u{200b}\u{61c}\u{2028}".into(),
+                );
+                g.node[0].input[0] = "<script>|`::error::%0A\u{e0041}".into();
+            }),
+        )
         .net("name of 20,000 letters", net(|g| g.node[0].input[0] = "long".repeat(5000)))
         .net("no graph", model(|m| m.graph = None))
         .net("no operator set", model(|m| m.opset_import.clear()))
         .net("operator set 0", model(|m| m.opset_import[0].version = Some(0)))
         .net("operator set -1", model(|m| m.opset_import[0].version = Some(-1)))
         .net("operator set 6", model(|m| m.opset_import[0].version = Some(6)))
-        .net("operator set twice", model(|m| {
-            m.opset_import.push(OperatorSetIdProto { domain: Some("ai.onnx".into()), version: Some(18) });
-        }));
+        .net(
+            "operator set twice",
+            model(|m| {
+                m.opset_import.push(OperatorSetIdProto { domain: Some("ai.onnx".into()), version: Some(18) });
+            }),
+        );
     insta::assert_snapshot!(corpus.report());
 }
 
@@ -299,8 +369,20 @@ fn external_data() {
     };
     let nothing = |_: &Folder| ();
     for location in [
-        "../secret", "a/../../secret", "/etc/passwd", "C:\\x", "\\\\host\\x", "file://x", "~", "%2e%2e/secret", "w.bin\0",
-        "w.bin\n", "w.bin:stream", "", ".", "*/_ORT_MEM_ADDR_/*",
+        "../secret",
+        "a/../../secret",
+        "/etc/passwd",
+        "C:\\x",
+        "\\\\host\\x",
+        "file://x",
+        "~",
+        "%2e%2e/secret",
+        "w.bin\0",
+        "w.bin\n",
+        "w.bin:stream",
+        "",
+        ".",
+        "*/_ORT_MEM_ADDR_/*",
     ] {
         add(&format!("location {location:?}"), &[("location", location)], &nothing);
     }
@@ -327,7 +409,9 @@ fn external_data() {
         };
         add("link out of the folder", &[("location", "link")], &link("secret", "m/link"));
         add("folder that is a link", &[("location", "up/secret")], &link("", "m/up"));
-        add("link to a device", &[("location", "zero")], &|folder| symlink("/dev/zero", folder.join("m/zero")).unwrap());
+        add("link to a device", &[("location", "zero")], &|folder| {
+            symlink("/dev/zero", folder.join("m/zero")).unwrap()
+        });
         add("pipe", &[("location", "pipe")], &|folder| pipe(folder, "m/pipe"));
         add("hard link", &[("location", "hard")], &|folder| {
             std::fs::hard_link(folder.join("secret"), folder.join("m/hard")).unwrap();
@@ -349,15 +433,24 @@ fn models_with_nothing_to_do() {
             .output("y", DataType::Float, &["batch", "64"])
             .tensor(tensor::from_raw("w_q", DataType::Int4, &[64, 64], vec![0x21; 64 * 32]))
             .floats("w_s", &[2, 64], &noise(128, 1))
-            .node("DequantizeLinear", "dq", &["w_q", "w_s"], &["w"], vec![int("axis", 0), int("block_size", 32)])
+            .node(
+                "DequantizeLinear",
+                "dq",
+                &["w_q", "w_s"],
+                &["w"],
+                vec![int("axis", 0), int("block_size", 32)],
+            )
             .node("MatMul", "product", &["x", "w"], &["y"], vec![])
             .opset(21)
             .ir(10)
     };
-    let bare = Net::new()
-        .input("x", DataType::Float, &["2"])
-        .output("y", DataType::Float, &["2"])
-        .node("Relu", "relu", &["x"], &["y"], vec![]);
+    let bare = Net::new().input("x", DataType::Float, &["2"]).output("y", DataType::Float, &["2"]).node(
+        "Relu",
+        "relu",
+        &["x"],
+        &["y"],
+        vec![],
+    );
     let contrib = Net::linear(64, 64).with(|graph| {
         graph.initializer[0] = tensor::from_raw("w", DataType::Uint8, &[64, 2, 16], vec![1; 2048]);
         graph.node[0].op_type = Some("MatMulNBits".into());
@@ -369,25 +462,50 @@ fn models_with_nothing_to_do() {
         .net("quantized already", quantized())
         .net("quantized already, as ONNX Runtime's operator", contrib)
         .net("no weights", bare)
-        .net("no nodes", Net::new().input("x", DataType::Float, &["2"]).output("x2", DataType::Float, &["2"]).with(|g| g.output[0].name = Some("x".into())))
-        .net("weight that a caller may replace", Net::linear(64, 64).with(|g| g.input.push(value("w", DataType::Float, &["64", "64"]))))
+        .net(
+            "no nodes",
+            Net::new()
+                .input("x", DataType::Float, &["2"])
+                .output("x2", DataType::Float, &["2"])
+                .with(|g| g.output[0].name = Some("x".into())),
+        )
+        .net(
+            "weight that a caller may replace",
+            Net::linear(64, 64).with(|g| g.input.push(value("w", DataType::Float, &["64", "64"]))),
+        )
         .net("left operand", Net::linear(64, 64).with(|g| g.node[0].input.reverse()))
         .net("both operands", Net::linear(64, 64).with(|g| g.node[0].input[0] = "w".into()))
-        .net("integers", Net::linear(64, 64).with(|g| g.initializer[0].data_type = Some(DataType::Int32 as i32)))
+        .net(
+            "integers",
+            Net::linear(64, 64).with(|g| g.initializer[0].data_type = Some(DataType::Int32 as i32)),
+        )
         .net("three dimensions", Net::linear(64, 64).with(|g| g.initializer[0].dims = vec![1, 64, 64]))
-        .net("transposed activation", Net::linear(64, 64).with(|g| {
-            g.node[0].op_type = Some("Gemm".into());
-            g.node[0].attribute = vec![int("transA", 1)];
-        }))
-        .net("factor that is not finite", Net::linear(64, 64).with(|g| {
-            g.node[0].op_type = Some("Gemm".into());
-            g.node[0].attribute = vec![float("alpha", f32::NAN)];
-        }))
+        .net(
+            "transposed activation",
+            Net::linear(64, 64).with(|g| {
+                g.node[0].op_type = Some("Gemm".into());
+                g.node[0].attribute = vec![int("transA", 1)];
+            }),
+        )
+        .net(
+            "factor that is not finite",
+            Net::linear(64, 64).with(|g| {
+                g.node[0].op_type = Some("Gemm".into());
+                g.node[0].attribute = vec![float("alpha", f32::NAN)];
+            }),
+        )
         .net("no operands", Net::linear(64, 64).with(|g| g.node[0].input.clear()))
-        .net("sparse weight", Net::linear(64, 64).with(|g| {
-            let values = g.initializer.remove(0);
-            g.sparse_initializer.push(SparseTensorProto { values: Some(values), indices: None, dims: vec![64, 64] });
-        }));
+        .net(
+            "sparse weight",
+            Net::linear(64, 64).with(|g| {
+                let values = g.initializer.remove(0);
+                g.sparse_initializer.push(SparseTensorProto {
+                    values: Some(values),
+                    indices: None,
+                    dims: vec![64, 64],
+                });
+            }),
+        );
     insta::assert_snapshot!(corpus.report());
 }
 
@@ -413,9 +531,15 @@ fn samples() {
         .data("labels of three dimensions", npz(&[("x", good()), ("labels", npy_i64(&[4, 1, 1], &[0; 4]))]))
         .data("text", x(npy("<U8", "(4,)", &[0; 128])))
         .data("objects", x(npy("|O", "(4,)", b"\x80\x04.")))
-        .data("structure", x(npy_header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (4,), }", &[0; 16])))
+        .data(
+            "structure",
+            x(npy_header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (4,), }", &[0; 16])),
+        )
         .data("big-endian", x(npy(">f4", "(4, 64)", &[0; 1024])))
-        .data("column-major", x(npy_header("{'descr': '<f4', 'fortran_order': True, 'shape': (4, 64), }", &[0; 1024])))
+        .data(
+            "column-major",
+            x(npy_header("{'descr': '<f4', 'fortran_order': True, 'shape': (4, 64), }", &[0; 1024])),
+        )
         .data("shape that lies", x(npy("<f4", "(4, 65)", &[0; 1024])))
         .data("negative size", x(npy("<f4", "(-1, 64)", &[0; 1024])))
         .data("size of 2^64", x(npy("<f4", "(18446744073709551616, 64)", &[0; 1024])))
@@ -424,13 +548,16 @@ fn samples() {
         .data("expression", x(npy_header("{'descr': __import__('os').abort(), 'shape': (4, 64), }", &[])))
         .data("header of 9,000 brackets", x(npy_header(&"[".repeat(9_000), &[])))
         .data("header of 60,000 brackets", x(npy_header(&"[".repeat(60_000), &[])))
-        .data("header of 20 MB of brackets", x({
-            let count = 20_000_000;
-            let mut bytes = b"\x93NUMPY\x02\x00".to_vec();
-            bytes.extend((count as u32).to_le_bytes());
-            bytes.resize(12 + count, b'[');
-            bytes
-        }))
+        .data(
+            "header of 20 MB of brackets",
+            x({
+                let count = 20_000_000;
+                let mut bytes = b"\x93NUMPY\x02\x00".to_vec();
+                bytes.extend((count as u32).to_le_bytes());
+                bytes.resize(12 + count, b'[');
+                bytes
+            }),
+        )
         .data("header of 4 GiB", x(b"\x93NUMPY\x02\x00\xff\xff\xff\xff".to_vec()))
         .data("no header", x(b"\x93NUMPY\x01\x00".to_vec()))
         .data("no npy", x(b"hello".to_vec()))
@@ -440,14 +567,16 @@ fn samples() {
             x(member)
         })
         .data("member above", npz(&[("../x", good())]));
-    let free = Net::linear(64, 64).with(|graph| graph.input[0] = value("x", DataType::Float, &["batch", "length"]));
+    let free =
+        Net::linear(64, 64).with(|graph| graph.input[0] = value("x", DataType::Float, &["batch", "length"]));
     corpus
         .case("2^60 samples of nothing", DATA, |folder| {
             free.save(&folder.join("m.onnx"));
             folder.write("d.npz", npz(&[("x", npy("<f4", "(1152921504606846976, 0)", &[]))]));
         })
         .case("fixed batch", DATA, |folder| {
-            let net = Net::linear(64, 64).with(|graph| graph.input[0] = value("x", DataType::Float, &["8", "64"]));
+            let net =
+                Net::linear(64, 64).with(|graph| graph.input[0] = value("x", DataType::Float, &["8", "64"]));
             net.save(&folder.join("m.onnx"));
             folder.write("d.npz", npz(&[("x", good())]));
         })
@@ -458,11 +587,12 @@ fn samples() {
     for (name, file, bytes) in [
         ("folder without samples", "d.npz/readme.txt", b"hello".to_vec()),
         ("sample file that is no tensor", "d.npz/test_data_set_0/input_0.pb", b"hello".to_vec()),
-        ("sample tensor that lies", "d.npz/test_data_set_0/input_0.pb", TensorProto {
-            dims: vec![1, 64],
-            ..tensor::from_raw("x", DataType::Float, &[], vec![0; 4])
-        }
-        .encode_to_vec()),
+        (
+            "sample tensor that lies",
+            "d.npz/test_data_set_0/input_0.pb",
+            TensorProto { dims: vec![1, 64], ..tensor::from_raw("x", DataType::Float, &[], vec![0; 4]) }
+                .encode_to_vec(),
+        ),
     ] {
         corpus.case(name, DATA, |folder| {
             Net::linear(64, 64).save(&folder.join("m.onnx"));
@@ -481,10 +611,14 @@ fn samples() {
 fn targets() {
     let mut corpus = Corpus::default();
     let mut add = |name: &str, more: &str, make: &dyn Fn(&Folder)| {
-        corpus.case(name, &format!("rewrite m.onnx -p balanced_production --validate never {more}"), |folder| {
-            Net::linear(64, 64).save(&folder.join("m.onnx"));
-            make(folder);
-        });
+        corpus.case(
+            name,
+            &format!("rewrite m.onnx -p balanced_production --validate never {more}"),
+            |folder| {
+                Net::linear(64, 64).save(&folder.join("m.onnx"));
+                make(folder);
+            },
+        );
     };
     let nothing = |_: &Folder| ();
     let taken = |name: &'static str| move |folder: &Folder| drop(folder.write(name, "mine"));
@@ -494,7 +628,9 @@ fn targets() {
     add("side file exists", "-o out.onnx --external-data", &taken("out.onnx_data"));
     add("output in a missing folder", "-o no/out.onnx", &nothing);
     add("output is a folder", "-o sub", &|folder| std::fs::create_dir(folder.join("sub")).unwrap());
-    add("output is a folder, forced", "-o sub --force", &|folder| std::fs::create_dir(folder.join("sub")).unwrap());
+    add("output is a folder, forced", "-o sub --force", &|folder| {
+        std::fs::create_dir(folder.join("sub")).unwrap()
+    });
     add("folder of the output is a file", "-o file/out.onnx", &taken("file"));
     add("report exists", "-o out.onnx --report r.json", &taken("r.json"));
     add("report of another ending", "-o out.onnx --report r.txt", &nothing);
@@ -513,9 +649,12 @@ fn targets() {
         add("output is a link to the input, forced", "-o link.onnx --force", &|folder| {
             symlink("m.onnx", folder.join("link.onnx")).unwrap();
         });
-        add("output is a dangling link", "-o link.onnx", &|folder| symlink("gone", folder.join("link.onnx")).unwrap());
+        add("output is a dangling link", "-o link.onnx", &|folder| {
+            symlink("gone", folder.join("link.onnx")).unwrap()
+        });
     }
-    let external = |folder: &Folder| Net::linear(64, 64).save_external(&folder.join("m.onnx"), "out.onnx_data", 1);
+    let external =
+        |folder: &Folder| Net::linear(64, 64).save_external(&folder.join("m.onnx"), "out.onnx_data", 1);
     add("side file is the input's", "-o out.onnx --external-data --force", &external);
     add("report is the data, forced", "-o out.onnx --data d.json --report d.json --force", &|folder| {
         folder.write("d.json", npz(&[("x", npy_f32(&[4, 64], &noise(256, 3)))]));
@@ -547,7 +686,11 @@ fn presets_rules_and_plans() {
     add("NaN", preset, Some(("p.yaml", b"name: x\naccuracy_target: .nan\n")));
     add("block of 48", preset, Some(("p.yaml", b"name: x\nblock_size: 48\n")));
     add("deep YAML", preset, Some(("p.yaml", "[".repeat(100_000).as_bytes())));
-    add("rule that matches nothing", preset, Some(("p.yaml", b"name: x\nrules:\n  - pattern: 'W*'\n    store: int8\n")));
+    add(
+        "rule that matches nothing",
+        preset,
+        Some(("p.yaml", b"name: x\nrules:\n  - pattern: 'W*'\n    store: int8\n")),
+    );
     add("keep of nothing, near", &with("--keep produkt"), None);
     add("keep of nothing, far", &with("--keep zzzzzz"), None);
     add("keep of a role that is not there", &with("--keep attention"), None);
@@ -564,7 +707,11 @@ fn presets_rules_and_plans() {
     add("deep plan", &with("--from-plan p.json"), Some(("p.json", "[".repeat(100_000).as_bytes())));
     let empty = br#"{"schema":1,"efq":"0.1.0","model_sha256":"0","preset":"x","decisions":[]}"#;
     add("plan of another model", &with("--from-plan p.json"), Some(("p.json", empty)));
-    add("plan of a later efq", &with("--from-plan p.json"), Some(("p.json", &String::from_utf8_lossy(empty).replace(":1,", ":2,").into_bytes())));
+    add(
+        "plan of a later efq",
+        &with("--from-plan p.json"),
+        Some(("p.json", &String::from_utf8_lossy(empty).replace(":1,", ":2,").into_bytes())),
+    );
     #[cfg(unix)]
     add("endless plan", &with("--from-plan /dev/zero"), None);
     insta::assert_snapshot!(corpus.report());
@@ -580,7 +727,15 @@ fn plans_that_were_edited() {
         .node("Gather", "rows", &["table", "ids"], &["rows"], vec![]);
     let folder = Folder::new();
     net.save(&folder.join("m.onnx"));
-    support::done(&folder.efq(&["rewrite", "m.onnx", "-p", "high_compression", "--dry-run", "--plan", "p.json"]));
+    support::done(&folder.efq(&[
+        "rewrite",
+        "m.onnx",
+        "-p",
+        "high_compression",
+        "--dry-run",
+        "--plan",
+        "p.json",
+    ]));
     let plan: serde_json::Value = serde_json::from_slice(&folder.read("p.json")).unwrap();
     let mut corpus = Corpus::default();
     let mut add = |name: &str, change: &dyn Fn(&mut serde_json::Value)| {
@@ -601,7 +756,9 @@ fn plans_that_were_edited() {
     add("one tensor less", &|p| drop(p["decisions"].as_array_mut().unwrap().pop()));
     add("other name", &|p| p["decisions"][0]["tensor"] = "v".into());
     add("one use less", &|p| p["decisions"][0]["uses"] = serde_json::json!([]));
-    add("other matrix", &|p| p["decisions"][0]["uses"][0]["matrix"] = serde_json::json!([u64::MAX, u64::MAX]));
+    add("other matrix", &|p| {
+        p["decisions"][0]["uses"][0]["matrix"] = serde_json::json!([u64::MAX, u64::MAX])
+    });
     add("unknown field", &|p| p["decisions"][0]["note"] = "x".into());
     add("no schema", &|p| drop(p.as_object_mut().unwrap().remove("schema")));
     insta::assert_snapshot!(corpus.report());
@@ -616,14 +773,22 @@ fn models_that_do_not_go_together() {
             other.save(&folder.join("o.onnx"));
         });
     };
-    add("other output", Net::linear(64, 64).with(|g| {
-        g.output[0].name = Some("y".into());
-        g.node[0].output[0] = "y".into();
-    }), "");
-    add("other input", Net::linear(64, 64).with(|g| {
-        g.input[0].name = Some("z".into());
-        g.node[0].input[0] = "z".into();
-    }), "");
+    add(
+        "other output",
+        Net::linear(64, 64).with(|g| {
+            g.output[0].name = Some("y".into());
+            g.node[0].output[0] = "y".into();
+        }),
+        "",
+    );
+    add(
+        "other input",
+        Net::linear(64, 64).with(|g| {
+            g.input[0].name = Some("z".into());
+            g.node[0].input[0] = "z".into();
+        }),
+        "",
+    );
     add("other shape", Net::linear(64, 65), "");
     add("report of another ending", Net::linear(64, 64), "--report r.html");
     corpus.case("rewritten is missing", "validate m.onnx o.onnx -p balanced_production", |folder| {
@@ -660,11 +825,20 @@ fn sample_model() -> Vec<u8> {
         .input("c", DataType::Bool, &[])
         .integers("shape", &[2], &[-1, 3])
         .node("Reshape", "flat", &["logits", "shape"], &["flat"], vec![])
-        .node("If", "choice", &["c"], &["chosen"], vec![body("then_branch", GraphProto {
-            node: vec![node::build("Identity", "", &["flat"], &["then"], vec![])],
-            output: vec![value("then", DataType::Float, &["a", "3"])],
-            ..Default::default()
-        })])
+        .node(
+            "If",
+            "choice",
+            &["c"],
+            &["chosen"],
+            vec![body(
+                "then_branch",
+                GraphProto {
+                    node: vec![node::build("Identity", "", &["flat"], &["then"], vec![])],
+                    output: vec![value("then", DataType::Float, &["a", "3"])],
+                    ..Default::default()
+                },
+            )],
+        )
         .output("chosen", DataType::Float, &["a", "3"])
         .metadata("key", "value")
         .bytes()

@@ -24,15 +24,36 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "onnx", "quant", "preset", "opset", "graph", "data", "engine", "sensitivity", "plan", "rewrite", "validate",
+            "onnx",
+            "quant",
+            "preset",
+            "opset",
+            "graph",
+            "data",
+            "engine",
+            "sensitivity",
+            "plan",
+            "rewrite",
+            "validate",
             "report",
         ],
     ),
     (
         "cli",
         &[
-            "onnx", "quant", "preset", "opset", "graph", "data", "engine", "sensitivity", "plan", "rewrite", "validate",
-            "report", "pipeline",
+            "onnx",
+            "quant",
+            "preset",
+            "opset",
+            "graph",
+            "data",
+            "engine",
+            "sensitivity",
+            "plan",
+            "rewrite",
+            "validate",
+            "report",
+            "pipeline",
         ],
     ),
 ];
@@ -146,7 +167,8 @@ fn first_name(text: &str) -> Option<String> {
 
 #[test]
 fn names_are_found_in_all_forms_of_use() {
-    let text = "use crate::{\n    a::{b, c},\n    d::e, // crate::no\n};\nuse crate::f::g;\nlet x = crate::h::I;";
+    let text =
+        "use crate::{\n    a::{b, c},\n    d::e, // crate::no\n};\nuse crate::f::g;\nlet x = crate::h::I;";
     let found: Vec<String> = mentioned(text).into_iter().collect();
     assert_eq!(found, ["a", "d", "f", "h"]);
 }

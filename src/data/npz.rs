@@ -51,7 +51,9 @@ pub(super) fn load(bytes: &Bytes, model: &Model) -> Result<Vec<Sample>> {
         }
     }
     let count = count.map_or(0, |(count, _)| count);
-    if count > limits::SAMPLES || specs.iter().any(|spec| arrays.get(&spec.name).is_some_and(|a| a.bytes.is_empty())) {
+    if count > limits::SAMPLES
+        || specs.iter().any(|spec| arrays.get(&spec.name).is_some_and(|a| a.bytes.is_empty()))
+    {
         return Err(Error::format("arrays", format!("{count} samples, or samples without a value")));
     }
     let labels = labels.map(|array| split_labels(&array, count)).transpose()?;

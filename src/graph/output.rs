@@ -48,7 +48,10 @@ pub fn measured_output(model: &Model, inventory: &Inventory, wanted: Option<&str
                 graph.output.iter().filter(is_float).map(|output| output.name()).collect();
             let by_name = floats.iter().find(|name| name.to_lowercase().contains("logits"));
             by_name.or(floats.first()).copied().ok_or_else(|| {
-                Error::unsupported("outputs", "the model has no floating-point output to compare")
+                Error::unsupported(
+                    "outputs",
+                    "none of the model's is floating-point, so nothing can be measured",
+                )
             })?
         }
     };
