@@ -139,7 +139,7 @@ fn joins_addition(index: &Index<'_>, product: &NodeProto, n: usize) -> bool {
     let [slot] = index.consumers(output) else { return false };
     let Some(add) = index.node(slot.node).filter(|next| node::is(next, "Add")) else { return false };
     let other = add.input.iter().find(|name| *name != output);
-    !other.and_then(|name| operand(index, name)).is_some_and(|found| found.dims == [n])
+    other.and_then(|name| operand(index, name)).is_none_or(|found| found.dims != [n])
 }
 
 fn private_constant<'g>(

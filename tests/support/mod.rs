@@ -232,7 +232,7 @@ pub fn npy(descr: &str, shape: &str, data: &[u8]) -> Vec<u8> {
 /// As [`npy`], with any text for a header.
 pub fn npy_header(header: &str, data: &[u8]) -> Vec<u8> {
     let mut padded = header.to_owned();
-    while (10 + padded.len() + 1) % 64 != 0 {
+    while !(10 + padded.len() + 1).is_multiple_of(64) {
         padded.push(' ');
     }
     padded.push('\n');
