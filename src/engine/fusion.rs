@@ -136,6 +136,9 @@ fn examine(index: &Index<'_>, node: &NodeProto, block: i64) -> Result<(usize, us
 /// Whether the product of matrices is added to something that is no constant vector.
 fn joins_addition(index: &Index<'_>, product: &NodeProto, n: usize) -> bool {
     let output = product.output.first().map_or("", String::as_str);
+    if index.is_output(output) || !index.captured_by(output).is_empty() {
+        return false;
+    }
     let [slot] = index.consumers(output) else { return false };
     let Some(add) = index.node(slot.node).filter(|next| node::is(next, "Add")) else { return false };
     let other = add.input.iter().find(|name| *name != output);

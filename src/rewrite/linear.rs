@@ -173,7 +173,9 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
     let output = original.output.first().cloned().unwrap_or_default();
     let bias = original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0);
     let subtrahend = match bias {
-        None if sole_consumer(&edit.index, &output).is_some_and(|(_, next)| hides(next)) => {
+        None if sole_consumer(&edit.index, &output)
+            .is_some_and(|(_, next)| hides(next) || takes_no_vector(edit, site, &output, next)) =>
+        {
             Some(vec![0.0; site.n])
         }
         None => {
