@@ -35,6 +35,7 @@
 //! # }
 //! ```
 
+pub mod calibrate;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod data;
@@ -42,6 +43,7 @@ pub mod engine;
 pub mod error;
 pub mod graph;
 pub mod limits;
+pub mod linalg;
 pub mod onnx;
 pub mod opset;
 pub mod pipeline;
@@ -54,6 +56,7 @@ pub mod rewrite;
 pub mod role;
 pub mod sensitivity;
 pub mod settings;
+pub mod statistics;
 pub mod validate;
 
 pub use error::{Error, Kind, Result};

@@ -195,6 +195,8 @@ impl Settings {
             AlgorithmName::Rtn => Algorithm::Rtn,
             AlgorithmName::Percentile => Algorithm::Percentile { percent: preset.percentile },
             AlgorithmName::Search => Algorithm::Search,
+            AlgorithmName::Gptq => Algorithm::Gptq,
+            AlgorithmName::Auto => Algorithm::Auto,
         };
         let scales = match overrides.scales.unwrap_or(preset.scales) {
             Scales::Fp16 => ScaleStorage::F16,

@@ -17,7 +17,7 @@ pub(super) fn run(args: &Analyze, general: &General) -> Result<Exit> {
         algorithm: match args.algorithm {
             AlgorithmArg::Rtn => Algorithm::Rtn,
             AlgorithmArg::Percentile => Algorithm::Percentile { percent: 99.9 },
-            AlgorithmArg::Search => Algorithm::Search,
+            AlgorithmArg::Search | AlgorithmArg::Gptq | AlgorithmArg::Auto => Algorithm::Search,
         },
     };
     let progress = Bars::new(general);

@@ -114,6 +114,9 @@ pub(super) struct Rewrite {
     /// Repeat a plan, to the same bytes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "embeddings", "head"])]
     pub from_plan: Option<PathBuf>,
+    /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made
+    #[arg(long, value_name = "FILE", help_heading = "Samples")]
+    pub calibration: Option<PathBuf>,
     #[command(flatten)]
     pub samples: SampleArgs,
     /// Run original and result on the samples
@@ -295,8 +298,12 @@ pub(super) enum AlgorithmArg {
     Rtn,
     /// Round to nearest after clipping at a percentile
     Percentile,
-    /// Least squared error over scales and zero points
+    /// Least squared error of the weights over scales and zero points
     Search,
+    /// Least squared error of the outputs over the statistics of the activations
+    Gptq,
+    /// gptq where that is better on samples it has not seen, else search
+    Auto,
 }
 
 impl From<AlgorithmArg> for AlgorithmName {
@@ -305,6 +312,8 @@ impl From<AlgorithmArg> for AlgorithmName {
             AlgorithmArg::Rtn => AlgorithmName::Rtn,
             AlgorithmArg::Percentile => AlgorithmName::Percentile,
             AlgorithmArg::Search => AlgorithmName::Search,
+            AlgorithmArg::Gptq => AlgorithmName::Gptq,
+            AlgorithmArg::Auto => AlgorithmName::Auto,
         }
     }
 }

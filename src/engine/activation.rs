@@ -85,7 +85,7 @@ impl TypedOp for Int8Activation {
 }
 
 /// Rounds each block of each row of `width` values to multiples of its largest magnitude over 127.
-pub(super) fn round_rows(values: &mut [f32], width: usize, block: usize) {
+pub fn round_rows(values: &mut [f32], width: usize, block: usize) {
     for row in values.chunks_mut(width) {
         for part in row.chunks_mut(block) {
             let largest = part.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));

@@ -6,12 +6,18 @@
 
 mod activation;
 mod fusion;
+mod glue;
 mod lower;
 mod refuse;
 mod runtime;
+mod stages;
+mod value;
 
 pub use fusion::{Fusion, fusion};
+pub use activation::round_rows;
 pub use runtime::{Output, Runner, hush_panics};
+pub use stages::{Cut, Run, Stage, Stages};
+pub use value::Value;
 
 /// Which arithmetic a [`Runner`] computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

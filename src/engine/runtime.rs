@@ -13,7 +13,7 @@ use tract_onnx::tract_hir::internal::{InferenceFact, InferenceModelExt, ToDim};
 use super::{Variant, activation, lower, refuse};
 use crate::data::{Array, Sample};
 use crate::error::{Error, Kind, Result};
-use crate::onnx::proto::tensor_proto::DataType;
+use crate::onnx::proto::{ModelProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Model};
 
 /// The measured output for one sample.
@@ -43,15 +43,7 @@ impl Runner {
         refuse::refuse(model)?;
         let lowered = lower::lower(model, output, variant)?;
         let model = guarded("reading the graph", || {
-            let proto = tract_onnx::pb::ModelProto::decode(lowered.encode_to_vec().as_slice())?;
-            drop(lowered);
-            let mut reader = tract_onnx::onnx().with_ignore_value_info(true);
-            reader.op_register.insert(activation::OPERATOR, activation::build);
-            let parsed = reader.parse(&proto, None)?;
-            anyhow_if(!parsed.unresolved_inputs.is_empty(), || {
-                format!("unresolved values: {}", parsed.unresolved_inputs.join(", "))
-            })?;
-            Ok(parsed.model)
+            parse(&lowered)
         })?;
         let inputs = model.inputs.iter().map(|outlet| model.node(outlet.node).name.clone()).collect();
         Ok(Self { model, inputs, plans: Mutex::default() })
@@ -130,6 +122,18 @@ impl Runner {
     }
 }
 
+/// Hands a lowered graph over to the runtime.
+pub(super) fn parse(lowered: &ModelProto) -> TractResult<InferenceModel> {
+    let proto = tract_onnx::pb::ModelProto::decode(lowered.encode_to_vec().as_slice())?;
+    let mut reader = tract_onnx::onnx().with_ignore_value_info(true);
+    reader.op_register.insert(activation::OPERATOR, activation::build);
+    let parsed = reader.parse(&proto, None)?;
+    anyhow_if(!parsed.unresolved_inputs.is_empty(), || {
+        format!("unresolved values: {}", parsed.unresolved_inputs.join(", "))
+    })?;
+    Ok(parsed.model)
+}
+
 fn has_label(model: &InferenceModel, node: usize, name: &str) -> bool {
     model.outlet_label(OutletId::new(node, 0)) == Some(name)
 }
@@ -152,7 +156,7 @@ fn datum_type(data_type: DataType) -> TractResult<DatumType> {
     })
 }
 
-fn to_tensor(array: &Array) -> TractResult<Tensor> {
+pub(super) fn to_tensor(array: &Array) -> TractResult<Tensor> {
     // SAFETY: every bit pattern is a value of the numeric types above, bool arrays hold 0 and 1 only (data/
     // converts them), and the call checks that the length fits the shape.
     unsafe { Tensor::from_raw_dt(datum_type(array.data_type)?, &array.shape, &array.bytes) }
@@ -167,7 +171,7 @@ thread_local! {
 }
 
 /// Runs `work` and turns a failure or panic of the runtime into an error in one line.
-fn guarded<T>(stage: &str, work: impl FnOnce() -> TractResult<T>) -> Result<T> {
+pub(super) fn guarded<T>(stage: &str, work: impl FnOnce() -> TractResult<T>) -> Result<T> {
     INSIDE.set(true);
     let result = catch_unwind(AssertUnwindSafe(work));
     INSIDE.set(false);

@@ -5,6 +5,7 @@
 //! everything that later rooms need to know about ONNX is said there. An [`Inventory`] lists every weight
 //! with all its uses: sites, and the others with the reason why they stay.
 
+mod bias;
 mod index;
 mod operand;
 mod output;
@@ -14,6 +15,7 @@ mod site;
 mod sweep;
 mod values;
 
+pub use bias::{Bias, bias};
 pub use index::{Index, Use};
 pub use operand::{Operand, Origin, constant_tensor, operand};
 pub use output::{Measured, measured_output};

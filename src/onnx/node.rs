@@ -1,6 +1,6 @@
 //! Reading attributes, and building nodes.
 
-use super::proto::{AttributeProto, NodeProto, attribute_proto::AttributeType};
+use super::proto::{AttributeProto, NodeProto, TensorProto, attribute_proto::AttributeType};
 
 /// The attribute `name` of `node`.
 pub fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
@@ -56,6 +56,16 @@ pub fn build(
         input: inputs.iter().map(|name| (*name).to_owned()).collect(),
         output: outputs.iter().map(|name| (*name).to_owned()).collect(),
         attribute: attributes,
+        ..Default::default()
+    }
+}
+
+/// A tensor attribute to put on a node.
+pub fn tensor_attribute(name: &str, value: TensorProto) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Tensor as i32),
+        t: Some(value),
         ..Default::default()
     }
 }

@@ -1,5 +1,6 @@
 //! How much each weight suffers under each scheme, and which preset fits.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::judge::{Judge, Judged};
@@ -206,7 +207,7 @@ fn by_trial(
         if !plan.changes_anything() {
             continue;
         }
-        let draft = carry_out(model, known, &plan, &[])?.draft;
+        let draft = carry_out(model, known, &plan, &HashMap::new(), &[])?.draft;
         let bytes = draft.to_bytes()?;
         let size = bytes.len() as u64;
         let rewritten = load_bytes(bytes)?;

@@ -1,13 +1,16 @@
 //! The story of a run: the only place that knows the order of the rooms.
 
 mod analyze;
+mod fitting;
 mod inspect;
 mod judge;
 mod mend;
 mod notes;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
+use crate::calibrate::Fitted;
 use crate::data::{self, Samples};
 use crate::engine::fusion;
 use crate::error::{Error, Kind, Result};
@@ -24,6 +27,7 @@ use crate::validate::Outcome;
 pub use analyze::{AnalyzeOptions, analyze};
 pub use inspect::inspect;
 
+use fitting::Fitting;
 use judge::Judge;
 
 /// Samples that are made up where the user gives none.
@@ -54,8 +58,10 @@ pub struct RewriteOptions {
     pub settings: Settings,
     /// A plan to repeat, instead of making one.
     pub plan: Option<String>,
-    /// Samples; without them synthetic ones are made.
+    /// Samples that judge; without them synthetic ones are made.
     pub data: Option<PathBuf>,
+    /// Samples that weights are fitted to; without them synthetic ones are made.
+    pub calibration: Option<PathBuf>,
     /// The output to compare; `None` chooses it.
     pub output_name: Option<String>,
     /// When to run both models. Default: [`When::Auto`].
@@ -81,6 +87,7 @@ impl RewriteOptions {
             settings,
             plan: None,
             data: None,
+            calibration: None,
             output_name: None,
             validate: When::Auto,
             repair: true,
@@ -132,19 +139,22 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
     let Some(target) = &options.output else {
-        let draft = carry_out(&model, &known, &plan, &notes.metadata(&plan)).map_err(place)?.draft;
+        let draft = carry_out(&model, &known, &plan, &HashMap::new(), &notes.metadata(&plan)).map_err(place)?.draft;
         let report = notes.planned(&plan, &draft, options.external)?;
         return Ok(Done { report, plan });
     };
 
     let save = SaveOptions { external: options.external };
-    let mut written = write(&model, &known, &plan, &notes, target, save, progress)?;
+    let mut fitting = Fitting::new(options, &model)?;
+    let fitted = fitting.fit(&model, &known, &plan, progress).map_err(place)?;
+    let mut written = write(&model, &known, &plan, fitted, &notes, target, save, progress)?;
     let mut judge = Judge::new(options, &model, &known, samples);
     let mut judged = judge.judge(&written.model, progress)?;
     while options.repair && options.plan.is_none() && judged.misses_target() {
         let Some(steps) = mend::mend(&judge, &model, &known, &mut plan, &judged, progress)? else { break };
         drop(written);
-        written = write(&model, &known, &plan, &notes, target, save, progress)?;
+        let fitted = fitting.fit(&model, &known, &plan, progress).map_err(place)?;
+        written = write(&model, &known, &plan, fitted, &notes, target, save, progress)?;
         judged = judge.judge(&written.model, progress)?;
         notes.repaired(&plan, steps, &judged);
     }
@@ -241,16 +251,18 @@ pub(crate) struct Written {
     removed_inputs: Vec<String>,
 }
 
+#[expect(clippy::too_many_arguments, reason = "called twice, with what the story has at hand")]
 fn write(
     model: &Checked<Model>,
     known: &Inventory,
     plan: &Plan,
+    fitted: &HashMap<(usize, usize), Fitted>,
     notes: &notes::Notes,
     target: &std::path::Path,
     save: SaveOptions,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Rewritten { draft, errors, raised } = carry_out(model, known, plan, &notes.metadata(plan))
+    let Rewritten { draft, errors, raised } = carry_out(model, known, plan, fitted, &notes.metadata(plan))
         .map_err(|error| error.within(model.path().display()))?;
     let staged = stage(&draft, target, save, progress)?;
     let written = load(&staged.path())?;

@@ -50,7 +50,7 @@ pub struct Preset {
     pub block_size: BlockSize,
     /// Whether blocks go without a zero point; `false` by default.
     pub symmetric: bool,
-    /// [`AlgorithmName::Search`] by default.
+    /// [`AlgorithmName::Auto`] by default.
     pub algorithm: AlgorithmName,
     /// The share of a block's values, in percent, that [`AlgorithmName::Percentile`] covers without clipping.
     /// In (50, 100], 99.9 by default.

@@ -75,7 +75,7 @@ fn preset(root: &Node, origin: Origin) -> Result<Preset, Fault> {
         decide_by: fields.read("decide_by", Field::choice)?.unwrap_or(DecideBy::Estimate),
         block_size: fields.read("block_size", Field::choice)?.unwrap_or(BlockSize::B64),
         symmetric: fields.read("symmetric", Field::flag)?.unwrap_or(false),
-        algorithm: fields.read("algorithm", Field::choice)?.unwrap_or(AlgorithmName::Search),
+        algorithm: fields.read("algorithm", Field::choice)?.unwrap_or(AlgorithmName::Auto),
         percentile: fields.read("percentile", percentile)?.unwrap_or(99.9),
         scales: fields.read("scales", Field::choice)?.unwrap_or(Scales::Fp16),
         embeddings: fields.read("embeddings", embeddings)?.unwrap_or(Store::Int8),

@@ -74,14 +74,18 @@ impl BlockSize {
 }
 
 words! {
-    /// How the scale of a block is chosen.
+    /// How the codes and the scale of a block are chosen.
     AlgorithmName {
+        /// `gptq` where that is better on samples it has not seen, else `search`.
+        Auto = "auto",
         /// Round to nearest between the smallest and the largest value.
         Rtn = "rtn",
         /// As `rtn`, after clipping to a percentile.
         Percentile = "percentile",
         /// The clipping with the smallest error.
         Search = "search",
+        /// The least error of the outputs over the statistics of the activations.
+        Gptq = "gptq",
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`survey`] looks at a matrix before any byte is laid out, [`quantize`] fits scales and writes codes
 //! in ONNX's packing, [`decode`] reads them back by ONNX's definition, independently of the writer.
 
+pub mod compensate;
 mod decode;
 mod encode;
 mod error;

@@ -8,6 +8,7 @@
 //! subtracted with its sign turned, which is the same sum bit for bit.
 
 use super::edit::Edit;
+use crate::calibrate::Fitted;
 use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Site, Values, operand, rank, stored};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
@@ -17,19 +18,27 @@ use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme, quantize};
 /// Domain that keeps a node out of the raising of the operator set: it is of the new one already.
 pub(super) const PENDING: &str = "efq.pending";
 
+/// How a weight is to be stored.
+pub(super) struct Wish<'f> {
+    pub scheme: Scheme,
+    pub algorithm: Algorithm,
+    /// Its codes, where they are known already.
+    pub fitted: Option<&'f Fitted>,
+}
+
 pub(super) fn encode(
     edit: &mut Edit<'_>,
     site: &Site,
     weight: &str,
-    scheme: Scheme,
-    algorithm: Algorithm,
+    wish: Wish<'_>,
     key: (usize, usize),
 ) -> Result<()> {
-    let dequantized = dequantize(edit, site, weight, scheme, algorithm, key)?;
+    let shift = wish.fitted.and_then(|fitted| fitted.shift.clone()).filter(|shift| shift.len() == site.n);
+    let dequantized = dequantize(edit, site, weight, wish, key)?;
     let original = edit.node(site.at.node).cloned().unwrap_or_default();
     match site.form {
-        Form::Gemm { beta, .. } => gemm(edit, site, &original, dequantized, beta),
-        _ => matmul(edit, site, &original, dequantized),
+        Form::Gemm { beta, .. } => gemm(edit, site, &original, dequantized, beta, shift.as_deref()),
+        _ => matmul(edit, site, &original, dequantized, shift.as_deref()),
     }
 }
 
@@ -38,10 +47,10 @@ fn dequantize(
     edit: &mut Edit<'_>,
     site: &Site,
     weight: &str,
-    scheme: Scheme,
-    algorithm: Algorithm,
+    wish: Wish<'_>,
     key: (usize, usize),
 ) -> Result<String> {
+    let Wish { scheme, algorithm, fitted } = wish;
     let (k, n) = (site.k, site.n);
     let half = site.operand.delivered == DataType::Float16;
     let code_type = match (scheme.bits, scheme.symmetric) {
@@ -67,10 +76,14 @@ fn dequantize(
     }
     let values = Values::of(edit.model, site)?;
     let errors = edit.errors.clone();
+    let fitted = fitted.map(|fitted| fitted.quantized.clone());
     edit.promise(
         parts,
         Box::new(move || {
-            let made = quantize(&values.matrix()?, scheme, algorithm);
+            let made = match &fitted {
+                Some(made) => made.clone(),
+                None => quantize(&values.matrix()?, scheme, algorithm),
+            };
             errors.push(key.0, key.1, made.error);
             Ok([Some(made.codes), Some(made.scales), made.zero_points].into_iter().flatten().collect())
         }),
@@ -96,7 +109,13 @@ fn dequantize(
 }
 
 /// Puts the weight into the MatMul, and keeps what follows from hiding the product.
-fn matmul(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String) -> Result<()> {
+fn matmul(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    original: &NodeProto,
+    weight: String,
+    shift: Option<&[f32]>,
+) -> Result<()> {
     let at = site.at.node;
     let output = original.output.first().map_or("", String::as_str);
     let next = sole_consumer(&edit.index, output);
@@ -118,9 +137,19 @@ fn matmul(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String
             let sum = add.output.first().map_or("", String::as_str);
             let bias = add.input.iter().find(|name| *name != output).cloned().unwrap_or_default();
             let hidden = sole_consumer(&edit.index, sum).is_some_and(|(_, next)| hides(next));
-            if let Some(vector) = if hidden { vector(edit, site, &bias, (-1.0, 1))? } else { None } {
+            let Some(mut vector) = vector(edit, site, &bias, (1.0, 1))? else { return Ok(()) };
+            vector.iter_mut().zip(shift.unwrap_or_default()).for_each(|(value, shift)| *value += shift);
+            if hidden {
+                vector.iter_mut().for_each(|value| *value = -*value);
                 let subtract = subtraction(edit, site, sum, output, &vector, add.name());
                 edit.replace(place, vec![subtract]);
+            } else if shift.is_some() {
+                let corrected = edit.name(&format!("{bias}_corrected"));
+                edit.add(float_tensor(&corrected, &[site.n], &vector, site.operand.delivered));
+                let slots = edit.node(place).map(|add| &mut add.input);
+                for slot in slots.into_iter().flatten().filter(|slot| **slot == bias) {
+                    slot.clone_from(&corrected);
+                }
             }
         }
         _ => {}
@@ -167,7 +196,14 @@ fn hides(node: &NodeProto) -> bool {
 }
 
 /// Replaces a Gemm by the product, with its factors in the weight and the bias, and the bias subtracted.
-fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, beta: f32) -> Result<()> {
+fn gemm(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    original: &NodeProto,
+    weight: String,
+    beta: f32,
+    shift: Option<&[f32]>,
+) -> Result<()> {
     let at = site.at.node;
     let activation = original.input.first().cloned().unwrap_or_default();
     let output = original.output.first().cloned().unwrap_or_default();
@@ -183,7 +219,10 @@ fn gemm(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, 
             edit.replace(at, vec![product]);
             return Ok(());
         }
-        Some(bias) => vector(edit, site, bias, (-beta, 2))?,
+        Some(bias) => vector(edit, site, bias, (-beta, 2))?.map(|mut vector| {
+            vector.iter_mut().zip(shift.unwrap_or_default()).for_each(|(value, shift)| *value -= shift);
+            vector
+        }),
     };
     let product = edit.name(&format!("{output}_product"));
     // The node that gives the old result takes the old name.

@@ -9,8 +9,10 @@ mod edit;
 mod gather;
 mod linear;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use crate::calibrate::Fitted;
 use crate::error::{Error, Result};
 use crate::graph::{Form, Inventory, Site, WeightUse, sweep};
 use crate::onnx::proto::StringStringEntryProto;
@@ -50,7 +52,8 @@ impl Errors {
     }
 }
 
-/// Carries `plan` out on a copy of `model`'s graph; `metadata` is added under its keys.
+/// Carries `plan` out on a copy of `model`'s graph; `metadata` is added under its keys. Of the uses (decision,
+/// use) in `fitted` the codes are known already, the others are quantized as the plan says.
 ///
 /// No weight is read: payloads are produced by [`Draft::groups`] while the draft is saved.
 ///
@@ -61,6 +64,7 @@ pub fn rewrite<'m>(
     model: &'m Checked<Model>,
     inventory: &Inventory,
     plan: &Plan,
+    fitted: &HashMap<(usize, usize), Fitted>,
     metadata: &[(&str, String)],
 ) -> Result<Rewritten<'m>> {
     if plan.decisions.len() != inventory.weights.len() {
@@ -91,7 +95,8 @@ pub fn rewrite<'m>(
                     )));
                 }
                 (Encoding::Blocks { scheme, algorithm }, Some(site)) => {
-                    linear::encode(&mut edit, site, &weight.name, scheme, algorithm, (at, number))?;
+                    let wish = linear::Wish { scheme, algorithm, fitted: fitted.get(&(at, number)) };
+                    linear::encode(&mut edit, site, &weight.name, wish, (at, number))?;
                 }
                 (Encoding::Rows { scales, algorithm }, Some(site)) => {
                     gather::encode(&mut edit, site, &weight.name, scales, algorithm, (at, number))?;

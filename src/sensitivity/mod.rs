@@ -1,6 +1,7 @@
 //! What quantizing each weight costs: the error of the weight itself, the bytes, and, with samples, the error
 //! at the output when nothing else is quantized. How a choice is made of it is not known here.
 
+mod decoded;
 mod reach;
 
 use rayon::prelude::*;
@@ -11,10 +12,9 @@ use crate::error::{Error, Result};
 use crate::graph::{Form, Inventory, Origin, Site, Values, stored};
 use crate::onnx::{Model, tensor};
 use crate::progress::Progress;
-use crate::quant::{
-    Algorithm, Bits, CodeKind, ScaleStorage, Scheme, WeightError, decode, measure, quantize, quantize_rows,
-};
+use crate::quant::{Algorithm, ScaleStorage, Scheme, WeightError, measure, quantize_rows};
 
+pub use decoded::{decoded, decoded_blocks};
 pub use reach::{Reach, reach};
 
 /// A way to store the weight of a site.
@@ -99,26 +99,8 @@ fn one_quantized(
     let Some(mut dense) = tensor::floats(tensor) else { return Ok(None) };
     let values = Values::of(model, site)?;
     let matrix = values.matrix()?;
-    let (k, n) = (site.k, site.n);
-    let back = match candidate {
-        Candidate::Blocks(scheme) => {
-            let made = quantize(&matrix, scheme, algorithm);
-            let kind = match (scheme.bits, scheme.symmetric) {
-                (Bits::Four, true) => CodeKind::Int4,
-                (Bits::Four, false) => CodeKind::Uint4,
-                (Bits::Eight, true) => CodeKind::Int8,
-                (Bits::Eight, false) => CodeKind::Uint8,
-            };
-            let scales = scale_values(&made.scales, scheme.scales);
-            decode(&made.codes, &scales, made.zero_points.as_deref(), kind, k, n, scheme.block)
-        }
-        Candidate::Rows(storage) => {
-            let made = quantize_rows(&matrix, storage, algorithm);
-            let scales = scale_values(&made.scales, storage);
-            let value = |at: usize| Some(f32::from(*made.codes.get(at)? as i8) * scales.get(at / n.max(1))?);
-            (0..k * n).map(value).collect()
-        }
-    };
+    let n = site.n;
+    let back = decoded(&matrix, candidate, algorithm);
     let Some(back) = back else { return Ok(None) };
     let alpha = match site.form {
         Form::Gemm { alpha, .. } if alpha != 0.0 => alpha,
@@ -131,15 +113,6 @@ fn one_quantized(
         }
     }
     Ok(original.with_constant(&name, &dense))
-}
-
-fn scale_values(bytes: &[u8], storage: ScaleStorage) -> Vec<f32> {
-    match storage {
-        ScaleStorage::F32 => bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect(),
-        ScaleStorage::F16 => {
-            bytes.as_chunks::<2>().0.iter().map(|c| half::f16::from_le_bytes(*c).to_f32()).collect()
-        }
-    }
 }
 
 fn distance(runner: &Runner, samples: &[Sample], references: &[Output]) -> Result<f64> {

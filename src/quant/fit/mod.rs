@@ -27,6 +27,18 @@ pub enum Algorithm {
     Percentile { percent: f32 },
     /// The least squared error over a table of scales and zero points, each refitted by least squares.
     Search,
+    /// The least squared error of the outputs over the statistics of the activations, see
+    /// [`compensate`](super::compensate); as `Search` where there are none.
+    Gptq,
+    /// `Gptq` where that is better on samples it has not seen, else `Search`.
+    Auto,
+}
+
+impl Algorithm {
+    /// Whether statistics of activations are made use of.
+    pub fn wants_statistics(self) -> bool {
+        matches!(self, Algorithm::Gptq | Algorithm::Auto)
+    }
 }
 
 /// Columns of the unit of parallel work.
@@ -112,7 +124,7 @@ impl Kernel for FitTile<'_> {
                 Algorithm::Percentile { percent } => {
                     percentile::fit(self.panel, self.levels, percent, self.magnitudes)
                 }
-                Algorithm::Search => search::fit(self.panel, self.levels),
+                Algorithm::Search | Algorithm::Gptq | Algorithm::Auto => search::fit(self.panel, self.levels),
             };
             let choice = self.panel.finish(choice);
             scales.copy_from_slice(&choice.scale[..scales.len()]);

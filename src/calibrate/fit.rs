@@ -1,0 +1,155 @@
+//! Choosing how one weight is fitted.
+
+use super::{Fitted, product};
+use crate::quant::compensate::{Damping, Prepared, compensate, target};
+use crate::quant::{Algorithm, Matrix, Scheme, fit as fit_grid, quantize};
+use crate::sensitivity::decoded_blocks;
+use crate::statistics::{Moments, Sums};
+
+/// Dampings that are tried, from a trusting one to one for few or other samples.
+const DAMPINGS: [Damping; 2] = [
+    Damping { factor: 0.05, descent: 0.02, target: 0.2 },
+    Damping { factor: 0.1, descent: 0.1, target: 1.0 },
+];
+/// Columns on which dampings are compared.
+const TRIAL_COLUMNS: usize = 128;
+
+/// What weights that share an input and a block share.
+pub(super) struct Shared {
+    /// Sums over the rows that take part, and over those held out.
+    sums: Option<(Sums, Sums)>,
+    /// By centring: means over all rows, and over those that take part.
+    moments: [Option<(Moments, Moments)>; 2],
+    /// By centring and damping: prepared from all rows, and from those that take part.
+    prepared: [[[Option<Option<Prepared>>; 2]; 2]; 2],
+}
+
+/// How a weight was fitted.
+pub(super) struct Outcome {
+    pub fitted: Fitted,
+    pub algorithm: &'static str,
+    pub errors: Option<(f64, f64)>,
+    pub fallback: Option<&'static str>,
+}
+
+impl Shared {
+    pub fn new(sums: Option<(Sums, Sums)>) -> Self {
+        Self { sums, moments: Default::default(), prepared: Default::default() }
+    }
+
+    /// Fills in what is asked for; afterwards [`Shared::get`] has it.
+    fn make(&mut self, centred: bool, damping: usize, part: usize) {
+        let Some((train, held)) = &self.sums else { return };
+        let at = usize::from(centred);
+        let moments = self.moments[at].get_or_insert_with(|| {
+            let mut all = train.clone();
+            all.merge(held);
+            (all.moments(centred), train.moments(centred))
+        });
+        let chosen = if part == 0 { &moments.0 } else { &moments.1 };
+        let k = chosen.rewritten.len();
+        self.prepared[at][damping][part]
+            .get_or_insert_with(|| Prepared::new(&chosen.square, k, DAMPINGS[damping]));
+    }
+
+    fn get(&self, centred: bool, damping: usize, part: usize) -> Option<(&Moments, &Prepared)> {
+        let at = usize::from(centred);
+        let moments = self.moments[at].as_ref()?;
+        let prepared = self.prepared[at][damping][part].as_ref()?.as_ref()?;
+        Some((if part == 0 { &moments.0 } else { &moments.1 }, prepared))
+    }
+}
+
+/// Fits `weight` (`[K,N]`, the values of `matrix`); `judges` are the held-out rows of X̂ and X.
+pub(super) fn fit(
+    matrix: &Matrix<'_>,
+    weight: &[f32],
+    scheme: Scheme,
+    algorithm: Algorithm,
+    centred: bool,
+    shared: &mut Shared,
+    judges: &(Vec<f32>, Vec<f32>),
+) -> Outcome {
+    let (k, n) = (matrix.k(), matrix.n());
+    let plain = |fallback| Outcome {
+        fitted: Fitted { quantized: quantize(matrix, scheme, algorithm), shift: None },
+        algorithm: "search",
+        errors: None,
+        fallback,
+    };
+    if !algorithm.wants_statistics() {
+        return plain(None);
+    }
+    if shared.sums.as_ref().is_none_or(|(train, _)| train.rows() == 0) {
+        return plain(Some("no statistics of its activations"));
+    }
+    let start = fit_grid(matrix, scheme, Algorithm::Search);
+    let held = judges.0.len() / k.max(1);
+    let mut chosen = usize::from(shared.sums.as_ref().is_some_and(|(train, held)| train.rows() + held.rows() < 4 * k));
+    let mut errors = None;
+    if held > 0 {
+        let columns = 0..n.min(TRIAL_COLUMNS);
+        let width = columns.len();
+        let cut = |from: &[f32]| -> Vec<f32> {
+            from.chunks_exact(n).flat_map(|row| row[columns.clone()].iter().copied()).collect()
+        };
+        let reference = product(&judges.1, &cut(weight), k, width);
+        let distance = |values: &[f32], shift: Option<&[f32]>| -> f64 {
+            let products = product(&judges.0, values, k, width);
+            let rows = products.chunks_exact(width).zip(reference.chunks_exact(width));
+            rows.map(|(row, wanted)| {
+                (0..width)
+                    .map(|c| f64::from(row[c] + shift.map_or(0.0, |shift| shift[c]) - wanted[c]).powi(2))
+                    .sum::<f64>()
+            })
+            .sum()
+        };
+        let searched = decoded_blocks(&quantize(matrix, scheme, Algorithm::Search), scheme, k, n);
+        let base = distance(&cut(&searched.unwrap_or_default()), None);
+        let signal: f64 = reference.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().max(1e-30);
+        let mut best: Option<(f64, usize)> = None;
+        for damping in 0..DAMPINGS.len() {
+            shared.make(centred, damping, 1);
+            let Some((moments, prepared)) = shared.get(centred, damping, 1) else { continue };
+            let aim = target(weight, &moments.square, &moments.drift, (k, n), DAMPINGS[damping]);
+            let aim = aim.as_deref().unwrap_or(weight);
+            let coded = compensate(weight, aim, n, columns.clone(), &start, scheme, prepared);
+            let values = coded.values(width, scheme.block);
+            let shift = centred.then(|| shift(&cut(weight), &values, moments, width));
+            let error = distance(&values, shift.as_deref());
+            if best.is_none_or(|(least, _)| error < least) {
+                best = Some((error, damping));
+            }
+        }
+        match best {
+            Some((error, damping)) if error < base || algorithm == Algorithm::Gptq => {
+                chosen = damping;
+                errors = Some((base / signal, error / signal));
+            }
+            Some(_) => return plain(Some("no better on held-out samples")),
+            None => return plain(Some("its statistics cannot be factored")),
+        }
+    }
+    shared.make(centred, chosen, 0);
+    let Some((moments, prepared)) = shared.get(centred, chosen, 0) else {
+        return plain(Some("its statistics cannot be factored"));
+    };
+    let aim = target(weight, &moments.square, &moments.drift, (k, n), DAMPINGS[chosen]);
+    let coded = compensate(weight, aim.as_deref().unwrap_or(weight), n, 0..n, &start, scheme, prepared);
+    let values = coded.values(n, scheme.block);
+    let shift = centred.then(|| shift(weight, &values, moments, n));
+    let quantized = coded.pack(weight, n, scheme);
+    Outcome { fitted: Fitted { quantized, shift }, algorithm: "gptq", errors, fallback: None }
+}
+
+/// What the bias must take over: the mean of X W less that of X̂ Ŵ.
+fn shift(weight: &[f32], values: &[f32], moments: &Moments, n: usize) -> Vec<f32> {
+    let mut sums = vec![0.0f64; n];
+    for (row, (old, new)) in weight.chunks_exact(n).zip(values.chunks_exact(n)).enumerate() {
+        let (original, rewritten) = (f64::from(moments.original[row]), f64::from(moments.rewritten[row]));
+        for ((sum, old), new) in sums.iter_mut().zip(old).zip(new) {
+            *sum += f64::from(*old) * original - f64::from(*new) * rewritten;
+        }
+    }
+    sums.into_iter().map(|sum| sum as f32).collect()
+}

@@ -1,0 +1,377 @@
+//! Fitting weights to activations: the original and the rewritten network advance side by side, cut by cut;
+//! each weight is fitted to what reaches it in both, takes effect at once, and is kept only where it is better
+//! on samples that had no part in it.
+
+mod fit;
+mod rows;
+
+use std::collections::{BTreeMap, HashMap};
+
+use rayon::prelude::*;
+
+use crate::data::Sample;
+use crate::engine::{Cut, Run, Stages, Value, round_rows};
+use crate::error::{Error, Result};
+use crate::graph::{Form, Index, Inventory, Site, Values, WeightUse, bias};
+use crate::linalg;
+use crate::onnx::proto::tensor_proto::DataType;
+use crate::onnx::{Checked, Model};
+use crate::plan::{Encoding, Plan};
+use crate::progress::Progress;
+use crate::quant::{Algorithm, Quantized, Scheme};
+use crate::sensitivity::{Candidate, decoded, decoded_blocks};
+use crate::statistics::Sums;
+
+use rows::Rows;
+
+/// One sample in so many is held out, to judge a fit.
+const HOLD_OUT: usize = 8;
+/// Below so many samples none is held out.
+const LEAST_SAMPLES: usize = 16;
+/// Wider activations than this have no statistics: their moments would take too long to factor.
+const WIDEST: usize = 12_288;
+
+/// A weight fitted to its activations.
+#[derive(Debug, Clone)]
+pub struct Fitted {
+    /// Codes, scales and zero points.
+    pub quantized: Quantized,
+    /// What is added to the bias, `[N]`; `None` where there is none to add to.
+    pub shift: Option<Vec<f32>>,
+}
+
+/// What calibration came to.
+#[derive(Debug, Clone, Default)]
+pub struct Calibrated {
+    /// By decision and use of the plan.
+    pub fitted: HashMap<(usize, usize), Fitted>,
+    /// What was found for each blocked weight, in the order in which the network uses them.
+    pub layers: Vec<Layer>,
+    /// Rows of the widest statistics.
+    pub rows: usize,
+    /// Samples of which they are.
+    pub samples: usize,
+    /// Squared relative distance of the output to the original's on held-out samples, in the run that fitted.
+    pub held_out_error: Option<f64>,
+}
+
+/// How one weight was fitted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// Index of its decision in the plan.
+    pub decision: usize,
+    /// What was taken.
+    pub algorithm: &'static str,
+    /// Squared relative error of the layer's output on held-out samples, by search and as taken.
+    pub errors: Option<(f64, f64)>,
+    /// Why search was taken where statistics were asked for.
+    pub fallback: Option<&'static str>,
+}
+
+/// Two runs of one sample; `rewritten` is absent while it is the same.
+struct Pair {
+    original: Run,
+    rewritten: Option<Run>,
+}
+
+/// What the plan asks of a site.
+struct Wish {
+    decision: usize,
+    usage: usize,
+    encoding: Encoding,
+}
+
+/// Walks `samples` through `model` and fits the weights that `plan` wants fitted to statistics.
+///
+/// # Errors
+/// [`crate::error::Kind::Unsupported`] when the runtime cannot run the model in stages.
+pub fn calibrate(
+    model: &Checked<Model>,
+    inventory: &Inventory,
+    plan: &Plan,
+    samples: &[Sample],
+    output: &str,
+    progress: &dyn Progress,
+) -> Result<Calibrated> {
+    let stages = Stages::new(model, inventory, output)?;
+    let mut walk = Walk {
+        model,
+        index: Index::new(model.graph(), model.proto.ir_version()),
+        inventory,
+        wishes: wishes(plan, inventory),
+        masks: samples.iter().map(Sample::mask).collect(),
+        held_out: (0..samples.len())
+            .map(|at| samples.len() >= LEAST_SAMPLES && at % HOLD_OUT == HOLD_OUT - 1)
+            .collect(),
+        pairs: samples
+            .iter()
+            .map(|sample| Ok(Pair { original: stages.start(sample)?, rewritten: None }))
+            .collect::<Result<_>>()?,
+        found: Calibrated { samples: samples.len(), ..Calibrated::default() },
+    };
+    progress.stage("calibrating", stages.list.len() as u64);
+    for (at, stage) in stages.list.iter().enumerate() {
+        if progress.cancelled() {
+            return Err(Error::interrupted());
+        }
+        walk.pairs.par_iter_mut().try_for_each(|pair| {
+            stages.advance(at, &mut pair.original)?;
+            pair.rewritten.as_mut().map_or(Ok(()), |run| stages.advance(at, run))
+        })?;
+        let mut groups: BTreeMap<usize, Vec<&Cut>> = BTreeMap::new();
+        for cut in &stage.cuts {
+            let first = stage.cuts.iter().position(|other| other.input == cut.input).unwrap_or(0);
+            groups.entry(first).or_default().push(cut);
+        }
+        for cuts in groups.values() {
+            walk.group(cuts)?;
+        }
+        for pair in &mut walk.pairs {
+            stages.finish(at, &mut pair.original);
+            if let Some(run) = &mut pair.rewritten {
+                stages.finish(at, run);
+            }
+        }
+        stages.forget(at);
+        progress.advance(1);
+    }
+    let mut error = (0.0, 0.0);
+    for (pair, held_out) in walk.pairs.iter().zip(&walk.held_out) {
+        let outputs = (stages.output(&pair.original), pair.rewritten.as_ref().and_then(|run| stages.output(run)));
+        if let (true, (Some(original), Some(rewritten))) = (held_out, outputs) {
+            let (Some(a), Some(b)) = (original.floats(), rewritten.floats()) else { continue };
+            error.0 += a.iter().zip(&b).map(|(a, b)| f64::from(b - a).powi(2)).sum::<f64>();
+            error.1 += a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>();
+        }
+    }
+    walk.found.held_out_error = (error.1 > 0.0).then(|| error.0 / error.1);
+    Ok(walk.found)
+}
+
+fn wishes(plan: &Plan, inventory: &Inventory) -> HashMap<usize, Wish> {
+    let mut found = HashMap::new();
+    for (decision, (planned, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
+        for (usage, (plan, known)) in planned.uses.iter().zip(&weight.uses).enumerate() {
+            if let WeightUse::Site(site) = known {
+                found.insert(*site, Wish { decision, usage, encoding: plan.encoding });
+            }
+        }
+    }
+    found
+}
+
+struct Walk<'a> {
+    model: &'a Checked<Model>,
+    index: Index<'a>,
+    inventory: &'a Inventory,
+    wishes: HashMap<usize, Wish>,
+    masks: Vec<Option<Vec<bool>>>,
+    held_out: Vec<bool>,
+    pairs: Vec<Pair>,
+    found: Calibrated,
+}
+
+impl Walk<'_> {
+    fn site(&self, cut: &Cut) -> Result<&Site> {
+        let site = self.inventory.sites.get(cut.site);
+        let site = site.ok_or_else(|| Error::format("site", "is not in the model"))?;
+        if site.operand.delivered != DataType::Float {
+            return Err(Error::unsupported("runtime", "weights that are delivered in another type than float32"));
+        }
+        Ok(site)
+    }
+
+    /// Makes the cuts that share an input.
+    fn group(&mut self, cuts: &[&Cut]) -> Result<()> {
+        let (tables, linears): (Vec<&Cut>, Vec<&Cut>) = cuts
+            .iter()
+            .copied()
+            .partition(|cut| self.inventory.sites.get(cut.site).is_some_and(|site| site.form == Form::Gather));
+        for cut in tables {
+            self.table(cut)?;
+        }
+        if linears.is_empty() {
+            return Ok(());
+        }
+        let width = self.site(linears[0])?.k;
+        let original = self.rows(linears[0], width, false)?;
+        let apart = self.pairs.iter().any(|pair| pair.rewritten.is_some());
+        let rewritten = if apart { Some(self.rows(linears[0], width, true)?) } else { None };
+
+        // The deployed kernel rounds activations by block: what a weight sees depends on its block.
+        let mut by_block: BTreeMap<Option<usize>, Vec<&Cut>> = BTreeMap::new();
+        for cut in linears {
+            by_block.entry(self.scheme(cut).map(|(scheme, _)| scheme.block)).or_default().push(cut);
+        }
+        for (block, cuts) in by_block {
+            let Some(block) = block else {
+                for cut in cuts {
+                    self.float(cut, &original, rewritten.as_ref())?;
+                }
+                continue;
+            };
+            let mut seen = rewritten.as_ref().unwrap_or(&original).clone();
+            seen.values.par_chunks_mut(width.max(1)).for_each(|row| round_rows(row, width, block));
+            let wanted = |cut: &Cut| self.scheme(cut).is_some_and(|(_, algorithm)| algorithm.wants_statistics());
+            let statistics = if cuts.iter().any(|cut| wanted(cut)) && width <= WIDEST {
+                Some(self.statistics(&seen, &original))
+            } else {
+                None
+            };
+            self.found.rows = self.found.rows.max(statistics.as_ref().map_or(0, |(sums, _)| sums.rows()));
+            self.blocked(&cuts, &original, &seen, statistics)?;
+        }
+        Ok(())
+    }
+
+    /// Scheme and algorithm of a blocked weight.
+    fn scheme(&self, cut: &Cut) -> Option<(Scheme, Algorithm)> {
+        match self.wishes.get(&cut.site)?.encoding {
+            Encoding::Blocks { scheme, algorithm } => Some((scheme, algorithm)),
+            _ => None,
+        }
+    }
+
+    /// Sums over the rows that take part, and over those held out.
+    fn statistics(&self, seen: &Rows, original: &Rows) -> (Sums, Sums) {
+        let mut parts = (Sums::new(seen.width), Sums::new(seen.width));
+        for held_out in [false, true] {
+            let chosen = |at: usize| self.held_out.get(at) == Some(&held_out);
+            let to = if held_out { &mut parts.1 } else { &mut parts.0 };
+            to.add(&seen.counted(&self.masks, &chosen), &original.counted(&self.masks, &chosen));
+        }
+        parts
+    }
+
+    fn rows(&self, cut: &Cut, width: usize, rewritten: bool) -> Result<Rows> {
+        let values: Option<Vec<&Value>> = self
+            .pairs
+            .iter()
+            .map(|pair| {
+                let run = if rewritten { pair.rewritten.as_ref().unwrap_or(&pair.original) } else { &pair.original };
+                run.get(&cut.input)
+            })
+            .collect();
+        let known = values.and_then(|values| Rows::of(&values, width));
+        known.ok_or_else(|| Error::unsupported("runtime", format!("activations '{}' are not rows of {width}", cut.input)))
+    }
+
+    /// Fits the cuts that share an input and a block, and hands their products on.
+    fn blocked(
+        &mut self,
+        cuts: &[&Cut],
+        original: &Rows,
+        seen: &Rows,
+        statistics: Option<(Sums, Sums)>,
+    ) -> Result<()> {
+        let mut shared = fit::Shared::new(statistics);
+        let masks = &self.masks;
+        let held = |at: usize| self.held_out.get(at) == Some(&true);
+        let judges = (seen.counted(masks, &held), original.counted(masks, &held));
+        for cut in cuts {
+            let site = self.site(cut)?;
+            let Some((scheme, algorithm)) = self.scheme(cut) else { continue };
+            let values = Values::of(self.model, site)?;
+            let matrix = values.matrix()?;
+            let (k, n) = (site.k, site.n);
+            let mut weight = vec![0.0; k * n];
+            matrix.tile(0..k, 0..n, &mut weight);
+            let centred = bias(&self.index, site).is_some();
+            let outcome = fit::fit(&matrix, &weight, scheme, algorithm, centred, &mut shared, &judges);
+            let back = decoded_blocks(&outcome.fitted.quantized, scheme, k, n)
+                .ok_or_else(|| Error::format("weight", "its codes cannot be read back"))?;
+            let products = seen.products(&back, n, outcome.fitted.shift.as_deref());
+            let reference = original.products(&weight, n, None);
+            self.hand_on(cut, &reference, Some(&products));
+            if let Some(wish) = self.wishes.get(&cut.site) {
+                self.found.layers.push(Layer {
+                    decision: wish.decision,
+                    algorithm: outcome.algorithm,
+                    errors: outcome.errors,
+                    fallback: outcome.fallback,
+                });
+                if outcome.algorithm != "search" || outcome.fitted.shift.is_some() {
+                    self.found.fitted.insert((wish.decision, wish.usage), outcome.fitted);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A linear that stays float.
+    fn float(&mut self, cut: &Cut, original: &Rows, rewritten: Option<&Rows>) -> Result<()> {
+        let site = self.site(cut)?;
+        let (k, n) = (site.k, site.n);
+        let values = Values::of(self.model, site)?;
+        let mut weight = vec![0.0; k * n];
+        values.matrix()?.tile(0..k, 0..n, &mut weight);
+        let reference = original.products(&weight, n, None);
+        let products = rewritten.map(|rows| rows.products(&weight, n, None));
+        self.hand_on(cut, &reference, products.as_ref());
+        Ok(())
+    }
+
+    /// The rows of a table, as stored and as it comes back.
+    fn table(&mut self, cut: &Cut) -> Result<()> {
+        let site = self.site(cut)?;
+        let (k, n) = (site.k, site.n);
+        let values = Values::of(self.model, site)?;
+        let matrix = values.matrix()?;
+        let mut table = vec![0.0; k * n];
+        matrix.tile(0..k, 0..n, &mut table);
+        let back = match self.wishes.get(&cut.site).map(|wish| wish.encoding) {
+            Some(Encoding::Rows { scales, algorithm }) => decoded(&matrix, Candidate::Rows(scales), algorithm),
+            _ => None,
+        };
+        let gather = |run: &Run, table: &[f32]| -> Option<Value> {
+            let ids = run.get(&cut.input)?;
+            let mut rows = Vec::new();
+            for id in ids.integers()? {
+                let row = if id < 0 { id + k as i64 } else { id };
+                let row = usize::try_from(row).ok().filter(|row| *row < k)?;
+                rows.extend_from_slice(table.get(row * n..(row + 1) * n)?);
+            }
+            let shape: Vec<usize> = ids.shape().iter().copied().chain([n]).collect();
+            Value::from_floats(&shape, &rows)
+        };
+        let lost = || {
+            Error::unsupported("runtime", format!("ids '{}' lie outside their table of {k} rows", cut.input))
+                .help("the samples are for another model, or made with another tokenizer")
+        };
+        for pair in &mut self.pairs {
+            if back.is_some() && pair.rewritten.is_none() {
+                pair.rewritten = Some(pair.original.clone());
+            }
+            if let Some(run) = &mut pair.rewritten {
+                let value = gather(run, back.as_deref().unwrap_or(&table)).ok_or_else(lost)?;
+                run.put(&cut.output, value);
+            }
+            let value = gather(&pair.original, &table).ok_or_else(lost)?;
+            pair.original.put(&cut.output, value);
+        }
+        Ok(())
+    }
+
+    /// Puts the products into the runs.
+    fn hand_on(&mut self, cut: &Cut, reference: &rows::Products, rewritten: Option<&rows::Products>) {
+        for (at, pair) in self.pairs.iter_mut().enumerate() {
+            if let Some(products) = rewritten {
+                let run = pair.rewritten.get_or_insert_with(|| pair.original.clone());
+                if let Some(value) = products.value(at) {
+                    run.put(&cut.output, value);
+                }
+            }
+            if let Some(value) = reference.value(at) {
+                pair.original.put(&cut.output, value);
+            }
+        }
+    }
+}
+
+/// `out = a · b` for rows of any number.
+fn product(a: &[f32], b: &[f32], k: usize, n: usize) -> Vec<f32> {
+    let rows = a.len() / k.max(1);
+    let mut out = vec![0.0; rows * n];
+    linalg::product(&mut out, a, b, (rows, k, n), false);
+    out
+}

@@ -1,0 +1,46 @@
+//! The bias that follows a linear.
+
+use super::index::Index;
+use super::operand::{Operand, operand};
+use super::site::{Form, Site};
+use crate::onnx::node;
+
+/// Where the constant bias of a linear is added.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bias {
+    /// The Add behind a MatMul, or the Gemm itself.
+    pub node: usize,
+    /// The slot of the bias in that node.
+    pub input: usize,
+    /// The bias as that node sees it: N values, or one.
+    pub operand: Operand,
+}
+
+/// The constant vector that is added to the product of `site` and to nothing else, if there is one.
+pub fn bias(index: &Index<'_>, site: &Site) -> Option<Bias> {
+    let node = index.node(site.at.node)?;
+    let vector = |operand: &Operand, rank: usize| {
+        let width = operand.dims.last().copied().unwrap_or(1);
+        operand.dims.iter().rev().skip(1).all(|dim| *dim == 1)
+            && (width == 1 || width == site.n)
+            && operand.dims.len() <= rank
+    };
+    match site.form {
+        Form::Gather => None,
+        Form::Gemm { beta, .. } => {
+            let found = operand(index, node.input.get(2).filter(|name| !name.is_empty())?)?;
+            (beta != 0.0 && vector(&found, 2)).then_some(Bias { node: site.at.node, input: 2, operand: found })
+        }
+        Form::MatMul => {
+            let product = node.output.first()?;
+            let [slot] = index.consumers(product) else { return None };
+            if index.is_output(product) || !index.captured_by(product).is_empty() {
+                return None;
+            }
+            let add = index.node(slot.node).filter(|next| node::is(next, "Add"))?;
+            let input = 1usize.checked_sub(slot.input)?;
+            let found = operand(index, add.input.get(input)?)?;
+            vector(&found, 1).then_some(Bias { node: slot.node, input, operand: found })
+        }
+    }
+}

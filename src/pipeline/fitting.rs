@@ -1,0 +1,86 @@
+//! Which samples the weights are fitted to, and what came of it.
+
+use std::collections::HashMap;
+
+use super::{AUTO_BYTES, RewriteOptions, output_of};
+use crate::calibrate::{Calibrated, Fitted, calibrate};
+use crate::data::{self, Samples};
+use crate::error::{Kind, Result};
+use crate::graph::Inventory;
+use crate::onnx::{Checked, Model};
+use crate::plan::{Encoding, Plan};
+use crate::progress::Progress;
+
+/// Samples that are made up where the user gives none.
+const SYNTHETIC: usize = 256;
+
+/// The samples of a run, read once, and the last calibration.
+pub(super) struct Fitting<'a> {
+    options: &'a RewriteOptions,
+    samples: Option<Samples>,
+    calibrated: Calibrated,
+    /// Why there are no statistics where they were wanted.
+    reason: Option<String>,
+}
+
+impl<'a> Fitting<'a> {
+    /// Reads the calibration samples that `options` name.
+    ///
+    /// # Errors
+    /// Samples that cannot be read or do not fit the model.
+    pub fn new(options: &'a RewriteOptions, model: &Model) -> Result<Self> {
+        let samples = options.calibration.as_ref().map(|path| data::load(path, model)).transpose()?;
+        Ok(Self { options, samples, calibrated: Calibrated::default(), reason: None })
+    }
+
+    /// Fits the weights that `plan` wants fitted.
+    ///
+    /// # Errors
+    /// An interruption, or samples of the user that the model cannot be run on.
+    pub fn fit(
+        &mut self,
+        model: &Checked<Model>,
+        known: &Inventory,
+        plan: &Plan,
+        progress: &dyn Progress,
+    ) -> Result<&HashMap<(usize, usize), Fitted>> {
+        self.calibrated = Calibrated::default();
+        self.reason = None;
+        let wanted = plan.decisions.iter().flat_map(|decision| &decision.uses).any(
+            |usage| matches!(usage.encoding, Encoding::Blocks { algorithm, .. } if algorithm.wants_statistics()),
+        );
+        if !wanted {
+            return Ok(&self.calibrated.fitted);
+        }
+        if model.size() > AUTO_BYTES && self.options.calibration.is_none() {
+            self.reason = Some("the model is larger than 2 GB (--calibration runs it)".to_owned());
+            return Ok(&self.calibrated.fitted);
+        }
+        match self.run(model, known, plan, progress) {
+            Ok(calibrated) => self.calibrated = calibrated,
+            Err(error) if error.kind() == Kind::Unsupported => self.reason = Some(error.to_string()),
+            Err(error) => return Err(error),
+        }
+        Ok(&self.calibrated.fitted)
+    }
+
+    fn run(
+        &mut self,
+        model: &Checked<Model>,
+        known: &Inventory,
+        plan: &Plan,
+        progress: &dyn Progress,
+    ) -> Result<Calibrated> {
+        let output = output_of(self.options, model, known)?;
+        if self.samples.is_none() {
+            self.samples = Some(data::synthetic(model, known, SYNTHETIC, self.options.seed)?);
+        }
+        let list = self.samples.as_ref().map_or(&[][..], |samples| samples.list.as_slice());
+        calibrate(model, known, plan, list, &output.name, progress)
+    }
+
+    /// What came of it.
+    pub fn calibrated(&self) -> &Calibrated {
+        &self.calibrated
+    }
+}

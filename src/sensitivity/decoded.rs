@@ -1,0 +1,41 @@
+//! What a weight becomes when it is stored and read back.
+
+use super::Candidate;
+use crate::quant::{
+    Algorithm, Bits, CodeKind, Matrix, Quantized, ScaleStorage, Scheme, decode, quantize, quantize_rows,
+};
+
+/// The values `[k,n]` that `matrix` has after it was stored as `candidate`.
+pub fn decoded(matrix: &Matrix<'_>, candidate: Candidate, algorithm: Algorithm) -> Option<Vec<f32>> {
+    let (k, n) = (matrix.k(), matrix.n());
+    match candidate {
+        Candidate::Blocks(scheme) => decoded_blocks(&quantize(matrix, scheme, algorithm), scheme, k, n),
+        Candidate::Rows(storage) => {
+            let made = quantize_rows(matrix, storage, algorithm);
+            let scales = scale_values(&made.scales, storage);
+            let value = |at: usize| Some(f32::from(*made.codes.get(at)? as i8) * scales.get(at / n.max(1))?);
+            (0..k * n).map(value).collect()
+        }
+    }
+}
+
+/// The values `[k,n]` of blocked codes.
+pub fn decoded_blocks(made: &Quantized, scheme: Scheme, k: usize, n: usize) -> Option<Vec<f32>> {
+    let kind = match (scheme.bits, scheme.symmetric) {
+        (Bits::Four, true) => CodeKind::Int4,
+        (Bits::Four, false) => CodeKind::Uint4,
+        (Bits::Eight, true) => CodeKind::Int8,
+        (Bits::Eight, false) => CodeKind::Uint8,
+    };
+    let scales = scale_values(&made.scales, scheme.scales);
+    decode(&made.codes, &scales, made.zero_points.as_deref(), kind, k, n, scheme.block)
+}
+
+fn scale_values(bytes: &[u8], storage: ScaleStorage) -> Vec<f32> {
+    match storage {
+        ScaleStorage::F32 => bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect(),
+        ScaleStorage::F16 => {
+            bytes.as_chunks::<2>().0.iter().map(|c| half::f16::from_le_bytes(*c).to_f32()).collect()
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Second moments of the activations of a linear: what a fit of its weight needs to know of them, in memory
+//! that does not grow with the number of samples.
+//!
+//! X are the rows that reach the layer in the original, X̂ those in the rewritten network.
+
+use crate::linalg;
+
+/// Sums over rows, still open.
+#[derive(Debug, Clone)]
+pub struct Sums {
+    k: usize,
+    rows: usize,
+    /// Σ X̂ᵀX̂, `[K,K]`, right on and above the diagonal.
+    square: Vec<f32>,
+    /// Σ X̂ᵀ(X - X̂), `[K,K]`.
+    drift: Vec<f32>,
+    rewritten: Vec<f64>,
+    original: Vec<f64>,
+}
+
+/// Means over rows.
+#[derive(Debug, Clone)]
+pub struct Moments {
+    /// X̂ᵀX̂/n, `[K,K]`; with the means taken off where they were asked to be.
+    pub square: Vec<f32>,
+    /// X̂ᵀ(X - X̂)/n, `[K,K]`; likewise.
+    pub drift: Vec<f32>,
+    /// Mean of X̂, `[K]`.
+    pub rewritten: Vec<f32>,
+    /// Mean of X, `[K]`.
+    pub original: Vec<f32>,
+}
+
+impl Sums {
+    /// Nothing yet, of activations of width `k`.
+    pub fn new(k: usize) -> Self {
+        Self {
+            k,
+            rows: 0,
+            square: vec![0.0; k * k],
+            drift: vec![0.0; k * k],
+            rewritten: vec![0.0; k],
+            original: vec![0.0; k],
+        }
+    }
+
+    /// Rows that were added.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Adds rows, `[t,K]` each, of both networks.
+    pub fn add(&mut self, rewritten: &[f32], original: &[f32]) {
+        let k = self.k.max(1);
+        let t = rewritten.len() / k;
+        linalg::add_gram(&mut self.square, rewritten, rewritten, (t, k, k), true);
+        let difference: Vec<f32> = original.iter().zip(rewritten).map(|(x, y)| x - y).collect();
+        linalg::add_gram(&mut self.drift, rewritten, &difference, (t, k, k), false);
+        for (sums, rows) in [(&mut self.rewritten, rewritten), (&mut self.original, original)] {
+            for row in rows.chunks_exact(k) {
+                for (sum, value) in sums.iter_mut().zip(row) {
+                    *sum += f64::from(*value);
+                }
+            }
+        }
+        self.rows += t;
+    }
+
+    /// Adds the sums of other rows.
+    pub fn merge(&mut self, other: &Sums) {
+        for (to, from) in [(&mut self.square, &other.square), (&mut self.drift, &other.drift)] {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+        for (to, from) in [(&mut self.rewritten, &other.rewritten), (&mut self.original, &other.original)] {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+        self.rows += other.rows;
+    }
+
+    /// The means; `centred` takes those of X̂ and X off, for a layer whose bias makes up for them.
+    pub fn moments(&self, centred: bool) -> Moments {
+        let k = self.k;
+        let rows = self.rows.max(1) as f64;
+        let mean = |sums: &[f64]| -> Vec<f32> { sums.iter().map(|sum| (sum / rows) as f32).collect() };
+        let (rewritten, original) = (mean(&self.rewritten), mean(&self.original));
+        let mut square = vec![0.0; k * k];
+        let mut drift = vec![0.0; k * k];
+        let off = if centred { 1.0 } else { 0.0 };
+        for i in 0..k {
+            for j in 0..k {
+                let (low, high) = (i.min(j), i.max(j));
+                let sum = f64::from(self.square[low * k + high]) / rows;
+                square[i * k + j] = (sum - off * f64::from(rewritten[i]) * f64::from(rewritten[j])) as f32;
+                let sum = f64::from(self.drift[i * k + j]) / rows;
+                let step = f64::from(original[j]) - f64::from(rewritten[j]);
+                drift[i * k + j] = (sum - off * f64::from(rewritten[i]) * step) as f32;
+            }
+        }
+        Moments { square, drift, rewritten, original }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn centred_moments_are_covariances() {
+        let mut sums = Sums::new(2);
+        sums.add(&[1.0, 2.0, 3.0, 6.0], &[2.0, 2.0, 4.0, 6.0]);
+        let mut other = Sums::new(2);
+        other.add(&[5.0, 1.0], &[6.0, 1.0]);
+        sums.merge(&other);
+        let found = sums.moments(true);
+        assert_eq!(found.rewritten, [3.0, 3.0]);
+        assert_eq!(found.original, [4.0, 3.0]);
+        let variance = |a: [f32; 3], b: [f32; 3]| a.iter().zip(b).map(|(x, y)| (x - 3.0) * (y - 3.0)).sum::<f32>() / 3.0;
+        let (x, y) = ([1.0, 3.0, 5.0], [2.0, 6.0, 1.0]);
+        for (at, expected) in [variance(x, x), variance(x, y), variance(y, x), variance(y, y)].iter().enumerate() {
+            assert!((found.square[at] - expected).abs() < 1e-5, "{found:?}");
+        }
+        // The drift is the same in every row: with its mean off, nothing is left.
+        assert!(found.drift.iter().all(|value| value.abs() < 1e-5), "{found:?}");
+    }
+}
