@@ -37,12 +37,12 @@ fn as_json(name: &str) -> Option<Value> {
 }
 
 fn list() -> String {
-    let mut rows = Grid::new(&["preset", "accepts a loss of", "weights", "keeps in full precision"]);
+    let mut rows = Grid::new(&["preset", "accepts", "weights", "keeps in full precision"]);
     for preset in builtin_names().filter_map(Preset::builtin) {
         let kept: Vec<&str> = preset.keep.iter().map(|keep| keep.name.as_str()).collect();
         rows.row([
             preset.name.clone(),
-            format!("{} % by {}", preset.accuracy_target, preset.decide_by.name()),
+            format!("{} % {}", preset.accuracy_target, preset.decide_by.name()),
             format!("{} block {}", if preset.symmetric { "int4" } else { "uint4" }, preset.block_size.name()),
             if kept.is_empty() { "nothing".to_owned() } else { kept.join(", ") },
         ]);

@@ -30,32 +30,33 @@ fn line(error: &clap::Error) -> String {
     let argument = text(ContextKind::InvalidArg).unwrap_or_default();
     let value = text(ContextKind::InvalidValue).unwrap_or_default();
     let command = command(error);
-    let list = format!("`{command} --help` lists what there is");
-    let near = |kind| text(kind).map_or(list.clone(), |near| format!("nearest: {near}"));
+    let see = format!("see `{command} --help`");
+    let near = |kind| text(kind).map_or(see.clone(), |near| format!("nearest: {near}"));
     match error.kind() {
         ErrorKind::InvalidValue if value.is_empty() => {
-            format!("{argument}: a value is missing ({})", expected(error).unwrap_or(list))
+            format!("{argument}: a value is missing ({})", expected(error).unwrap_or(see))
         }
         ErrorKind::InvalidValue => {
             let way_out = text(ContextKind::SuggestedValue).map(|near| format!("nearest: {near}"));
-            let (what, way_out) = (expected(error), way_out.unwrap_or(list));
-            format!("{argument}: '{value}' is none of its values ({})", what.unwrap_or(way_out))
+            let help = expected(error).or(way_out).unwrap_or(see);
+            format!("{argument}: '{value}' is not among its values ({help})")
         }
         ErrorKind::ValueValidation => {
-            format!("{argument}: '{value}' {} ({list})", wrong_with(error))
+            format!("{argument}: '{value}' {}", wrong_with(error))
         }
+        ErrorKind::TooManyValues => format!("{argument}: takes no value, '{value}' was given"),
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
             format!("{argument}: no such option ({})", near(ContextKind::SuggestedArg))
         }
         ErrorKind::UnknownArgument => {
-            format!("'{argument}': {command} takes no more than it has already ({list})")
+            format!("{argument}: is an argument too many for `{command}` ({see})")
         }
         ErrorKind::InvalidSubcommand => {
             let name = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             format!("{name}: no such command ({})", near(ContextKind::SuggestedSubcommand))
         }
         ErrorKind::MissingRequiredArgument => {
-            format!("{command}: {} must be given ({list})", several(ContextKind::InvalidArg))
+            format!("{command}: {} must be given ({see})", several(ContextKind::InvalidArg))
         }
         ErrorKind::ArgumentConflict => match several(ContextKind::PriorArg) {
             again if again == argument || again.is_empty() => {
@@ -66,7 +67,7 @@ fn line(error: &clap::Error) -> String {
         _ => {
             let shown = error.render().to_string();
             let first = shown.lines().next().unwrap_or_default();
-            format!("{} ({list})", first.trim_start_matches("error: "))
+            format!("{} ({see})", first.trim_start_matches("error: "))
         }
     }
 }

@@ -278,7 +278,7 @@ fn reason(node: &NodeProto, data_type: DataType, rank: usize) -> String {
     }
     match node.op_type() {
         "MatMul" if rank == 2 => "the left operand of MatMul is not fused".to_owned(),
-        _ if rank < 2 => "vectors and numbers stay as they are".to_owned(),
+        _ if rank < 2 => "vectors and numbers stay".to_owned(),
         op => format!("{op} operands are not encoded"),
     }
 }

@@ -135,12 +135,13 @@ impl Inspection {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "{}  {}  opset {}  IR {}  {} nodes  {}",
+            "{}  {}  opset {}  IR {}  {} {}  {}",
             for_terminal(&self.model.path),
             size(self.model.bytes),
             self.model.opset,
             self.ir_version,
             self.nodes,
+            if self.nodes == 1 { "node" } else { "nodes" },
             for_terminal(&self.producer)
         );
         let total: u64 = self.tensors.iter().map(|tensor| tensor.bytes).sum();
@@ -157,9 +158,10 @@ impl Inspection {
                 None => groups.push((key, vec![tensor])),
             }
         }
-        let mut rows = Grid::new(&["tensor", "role", "operator", "shape", "type", "bytes", "share", "then"])
-            .right(&[5, 6, 7])
-            .names(&[0, 2]);
+        let mut rows =
+            Grid::new(&["tensor", "role", "operator", "shape", "type", "bytes", "share", "becomes"])
+                .right(&[5, 6, 7])
+                .names(&[0, 2]);
         for ((encoding, reason), tensors) in groups {
             let bytes = |of: fn(&InspectedTensor) -> u64| tensors.iter().map(|t| of(t)).sum::<u64>();
             let (before, after) = (bytes(|t| t.bytes), bytes(|t| t.bytes_after));

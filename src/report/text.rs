@@ -37,7 +37,12 @@ fn files(out: &mut String, report: &Report) {
         let ratio = original.bytes as f64 / result.bytes.max(1) as f64;
         let name =
             if report.action == "dry-run" { "(dry run)".to_owned() } else { for_terminal(&result.path) };
-        let _ = writeln!(out, "{name}  {}  {ratio:.2} times smaller", size(result.bytes));
+        let than = match ratio {
+            _ if original.bytes == result.bytes => "as large".to_owned(),
+            1.0.. => format!("{ratio:.2} times smaller"),
+            _ => format!("{:.2} times larger", 1.0 / ratio),
+        };
+        let _ = writeln!(out, "{name}  {}  {than}", size(result.bytes));
         if result.opset != original.opset {
             let _ = writeln!(out, "opset raised from {} to {}", original.opset, result.opset);
         }
@@ -93,7 +98,9 @@ fn worst(out: &mut String, tensors: &[Tensor]) {
     if listed.is_empty() {
         return;
     }
-    let mut rows = tensor_grid("worst tensors");
+    let mut rows = Grid::new(&["worst tensors", "shape", "stored as", "bytes", "SQNR dB", "rel. error"])
+        .right(&[3, 4, 5])
+        .names(&[0, 2]);
     listed.into_iter().for_each(|tensor| rows.row(tensor_row(tensor)));
     let _ = writeln!(out, "\n{}", rows.render());
 }
@@ -107,11 +114,15 @@ fn all(out: &mut String, tensors: &[Tensor]) {
     let bytes = |tensors: &[&Tensor], of: fn(&Tensor) -> u64| tensors.iter().map(|t| of(t)).sum::<u64>();
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|(_, tensors)| std::cmp::Reverse(bytes(tensors, |tensor| tensor.bytes_before)));
-    let mut rows = tensor_grid("tensor");
+    let mut rows =
+        Grid::new(&["tensor", "shape", "bytes", "SQNR dB", "rel. error"]).right(&[2, 3, 4]).names(&[0]);
     for ((encoding, reason), tensors) in groups {
         let (before, after) = (bytes(&tensors, |t| t.bytes_before), bytes(&tensors, |t| t.bytes_after));
         rows.heading(heading(encoding, reason, tensors.len(), before, after));
-        tensors.into_iter().for_each(|tensor| rows.row(tensor_row(tensor)));
+        for tensor in tensors {
+            let [name, shape, _, figures @ ..] = tensor_row(tensor);
+            rows.row([name, shape].into_iter().chain(figures));
+        }
     }
     let _ = writeln!(out, "\n{}", rows.render());
 }
@@ -121,12 +132,6 @@ pub(super) fn heading(encoding: &str, reason: &str, count: usize, before: u64, a
     let tensors = if count == 1 { "1 tensor".to_owned() } else { format!("{count} tensors") };
     let bytes = if before == after { size(before) } else { format!("{} → {}", size(before), size(after)) };
     format!("{encoding} ({}): {tensors}, {bytes}", for_terminal(reason))
-}
-
-fn tensor_grid(title: &str) -> Grid {
-    Grid::new(&[title, "shape", "stored as", "bytes", "SQNR dB", "rel. error"])
-        .right(&[3, 4, 5])
-        .names(&[0, 2])
 }
 
 fn tensor_row(tensor: &Tensor) -> [String; 6] {

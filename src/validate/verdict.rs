@@ -249,7 +249,10 @@ impl Case {
     }
 
     fn loss(&self, value: f64) -> String {
-        format!("{} {}", figure(value), self.measure.unit())
+        match (figure(value).as_str(), self.measure.unit()) {
+            ("1", "points") => "1 point".to_owned(),
+            (figure, unit) => format!("{figure} {unit}"),
+        }
     }
 }
 
