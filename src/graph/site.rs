@@ -284,7 +284,7 @@ fn reason(node: &NodeProto, data_type: DataType, rank: usize) -> String {
 }
 
 /// Whether the type is one in which weights are stored.
-pub fn is_float(data_type: DataType) -> bool {
+pub(super) fn is_float(data_type: DataType) -> bool {
     matches!(data_type, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
 
