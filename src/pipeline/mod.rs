@@ -278,8 +278,9 @@ fn unchanged(
 ) -> Result<Done> {
     let chosen = plan.decisions.iter().flat_map(|decision| &decision.uses).any(|usage| usage.slot.is_some());
     if !chosen {
-        // Of a model whose weights are integers already, those are what matters.
-        let size = |decision: &&Decision| (decision.data_type.contains("float"), decision.bytes_before);
+        // Indices, shapes and masks are no weights, however large.
+        let is_weight = |decision: &Decision| !matches!(&*decision.data_type, "int64" | "int32" | "bool");
+        let size = |decision: &&Decision| (is_weight(decision), decision.bytes_before);
         let largest = plan.decisions.iter().max_by_key(size);
         let why = largest.map_or("it has no weights".to_owned(), |decision| {
             let reason = decision.uses.first().map_or("unused", |usage| usage.reason.as_str());
