@@ -456,11 +456,13 @@ fn models_with_nothing_to_do() {
         graph.node[0].op_type = Some("MatMulNBits".into());
         graph.node[0].domain = Some("com.microsoft".into());
     });
+    let indices = image.clone().integers("indices", &[4096], &[0; 4096]);
     let mut corpus = Corpus::default();
     corpus
         .net("only a Conv", image)
         .net("quantized already", quantized())
         .net("quantized already, as ONNX Runtime's operator", contrib)
+        .net("a Conv and a larger table of indices", indices)
         .net("no weights", bare)
         .net(
             "no nodes",

@@ -1,9 +1,9 @@
 //! `efq analyze`.
 
-use super::args::{AlgorithmArg, Analyze, Format, General};
+use super::args::{AlgorithmArg, Analyze, General};
 use super::exit::Exit;
-use super::print;
 use super::progress::Bars;
+use super::tell;
 use crate::error::Result;
 use crate::pipeline::{AnalyzeOptions, analyze};
 use crate::quant::Algorithm;
@@ -23,9 +23,6 @@ pub(super) fn run(args: &Analyze, general: &General) -> Result<Exit> {
     let progress = Bars::new(general);
     let analysis = analyze(&options, &progress)?;
     drop(progress);
-    print(&match general.format {
-        Format::Json => to_json(&analysis),
-        Format::Text => analysis.text(general.verbose),
-    })?;
+    tell(general, || analysis.text(general.verbose), || to_json(&analysis))?;
     Ok(Exit::Done)
 }

@@ -1,20 +1,18 @@
 //! `efq inspect`.
 
-use super::args::{Format, General, Inspect};
+use super::args::{General, Inspect};
 use super::exit::Exit;
-use super::print;
-use crate::error::Result;
+use super::tell;
+use crate::error::{Error, Result};
 use crate::pipeline::inspect;
 use crate::preset;
 use crate::report::to_json;
 use crate::settings::{Overrides, Settings};
 
 pub(super) fn run(args: &Inspect, general: &General) -> Result<Exit> {
-    let settings = Settings::new(&preset::load(&args.preset)?, &Overrides::default())?;
+    let settings =
+        Settings::new(&preset::load(&args.preset).map_err(Error::of_caller)?, &Overrides::default())?;
     let inspection = inspect(&args.model, &settings)?;
-    print(&match general.format {
-        Format::Json => to_json(&inspection),
-        Format::Text => inspection.text(general.verbose),
-    })?;
+    tell(general, || inspection.text(general.verbose), || to_json(&inspection))?;
     Ok(Exit::Done)
 }

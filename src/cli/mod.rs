@@ -10,6 +10,7 @@ mod outcome;
 mod paths;
 mod presets;
 mod progress;
+mod refusal;
 mod rewrite;
 mod validate;
 
@@ -21,7 +22,7 @@ use clap::Parser;
 use crate::engine::hush_panics;
 use crate::error::{Error, Kind};
 use crate::report::for_terminal;
-use args::{Args, Command};
+use args::{Args, Command, Format, General};
 use exit::Exit;
 
 /// Runs the command with the arguments of the process.
@@ -30,8 +31,7 @@ pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
+            return refusal::end(&error).into();
         }
     };
     args.general.color.apply();
@@ -45,16 +45,29 @@ pub fn main() -> ExitCode {
         Command::Validate(command) => validate::run(command, general),
         Command::Analyze(command) => analyze::run(command, general),
         Command::Inspect(command) => inspect::run(command, general),
-        Command::Presets(command) => presets::run(command),
-        Command::Completions(command) => completions::run(command),
+        Command::Presets(command) => presets::run(command, general),
+        Command::Completions(command) => completions::run(command, general),
     };
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            let mut stderr = anstream::stderr();
-            let _ = writeln!(stderr, "error: {}", for_terminal(&error.to_string()));
+            complain(&error.to_string());
             Exit::of(&error).into()
         }
+    }
+}
+
+/// Says in one line on standard error what stands against the request.
+fn complain(what: &str) {
+    let _ = writeln!(anstream::stderr(), "error: {}", for_terminal(what));
+}
+
+/// Prints a result in the form that was asked for; with `--quiet`, text is left out.
+fn tell(general: &General, text: impl Fn() -> String, json: impl Fn() -> String) -> Result<(), Error> {
+    match general.format {
+        Format::Json => print(&json()),
+        Format::Text if general.quiet => Ok(()),
+        Format::Text => print(&text()),
     }
 }
 

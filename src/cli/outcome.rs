@@ -3,9 +3,9 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::args::{Format, GateArgs, General};
+use super::args::{GateArgs, General};
 use super::exit::Exit;
-use super::print;
+use super::tell;
 use crate::error::{Error, Result};
 use crate::onnx::save::write_text;
 use crate::report::{Report, Validation, markdown, text};
@@ -25,11 +25,7 @@ pub(super) fn deliver(report: &Report, gate: &GateArgs, general: &General, overw
         };
         write_text(file, &content, overwrite)?;
     }
-    match general.format {
-        Format::Json => print(&report.json())?,
-        Format::Text if general.quiet => {}
-        Format::Text => print(&text(report, general.verbose))?,
-    }
+    tell(general, || text(report, general.verbose), || report.json())?;
     Ok(exit_of(report, gate.strict, general))
 }
 

@@ -1,43 +1,54 @@
 //! `efq presets`.
 
-use super::args::{Presets, PresetsCommand};
-use super::exit::Exit;
-use super::print;
-use crate::error::{Error, Result};
-use crate::preset::{self, Preset, builtin_names, builtin_text};
-use crate::report::table;
+use serde_json::Value;
 
-pub(super) fn run(args: &Presets) -> Result<Exit> {
+use super::args::{Format, General, Presets, PresetsCommand};
+use super::exit::Exit;
+use super::{print, tell};
+use crate::error::{Error, Kind, Result};
+use crate::preset::{self, Preset, builtin_names, builtin_text};
+use crate::report::{Grid, to_json};
+
+pub(super) fn run(args: &Presets, general: &General) -> Result<Exit> {
     match &args.show {
-        Some(PresetsCommand::Show { name }) => match builtin_text(name) {
-            Some(text) => print(text)?,
-            // Gives the error with the nearest name.
-            None => {
-                let loaded = preset::load(name)?;
-                return Err(Error::caller(loaded.origin.to_string(), "is a file, not a built-in preset"));
-            }
-        },
-        None => print(&list())?,
+        Some(PresetsCommand::Show { name }) => print(&show(name, general.format)?)?,
+        None => tell(general, list, || to_json(&Value::from_iter(builtin_names().filter_map(as_json))))?,
     }
     Ok(Exit::Done)
 }
 
+/// The preset as its file has it, or the same keys and values as JSON.
+fn show(name: &str, format: Format) -> Result<String> {
+    let Some(text) = builtin_text(name) else {
+        // Gives the error with the nearest name.
+        let loaded = preset::load(name).map_err(Error::of_caller)?;
+        return Err(Error::caller(loaded.origin.to_string(), "is a file, not a built-in preset"));
+    };
+    match format {
+        Format::Text => Ok(text.to_owned()),
+        Format::Json => as_json(name)
+            .map(|value| to_json(&value))
+            .ok_or_else(|| Error::new(Kind::Format, name, "is not to be read as JSON")),
+    }
+}
+
+fn as_json(name: &str) -> Option<Value> {
+    serde_yaml::from_str(builtin_text(name)?).ok()
+}
+
 fn list() -> String {
-    let mut rows =
-        table(&["preset", "target", "decided by", "block", "zero points", "stays in full precision"]);
+    let mut rows = Grid::new(&["preset", "accepts", "weights", "keeps in full precision"]);
     for preset in builtin_names().filter_map(Preset::builtin) {
         let kept: Vec<&str> = preset.keep.iter().map(|keep| keep.name.as_str()).collect();
-        rows.add_row([
+        rows.row([
             preset.name.clone(),
-            format!("{} %", preset.accuracy_target),
-            preset.decide_by.name().to_owned(),
-            preset.block_size.name().to_owned(),
-            if preset.symmetric { "no" } else { "yes" }.to_owned(),
+            format!("{} % {}", preset.accuracy_target, preset.decide_by.name()),
+            format!("{} block {}", if preset.symmetric { "int4" } else { "uint4" }, preset.block_size.name()),
             if kept.is_empty() { "nothing".to_owned() } else { kept.join(", ") },
         ]);
     }
     format!(
         "{}\n\nNo preset certifies anything. `efq presets show NAME` prints one to start from.\n",
-        crate::report::lines(&rows)
+        rows.render()
     )
 }

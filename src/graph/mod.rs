@@ -17,9 +17,9 @@ mod values;
 
 pub use bias::{Bias, bias};
 pub use index::{Index, Use};
-pub use operand::{Operand, Origin, constant_tensor, operand};
+pub use operand::{Operand, Origin, operand};
 pub use output::{Measured, measured_output};
 pub use rank::rank;
-pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory, is_float, subject};
+pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory, subject};
 pub use sweep::sweep;
 pub use values::{Values, stored};

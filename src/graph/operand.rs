@@ -55,7 +55,7 @@ pub fn stored<'g>(index: &Index<'g>, origin: Origin) -> Option<&'g TensorProto> 
 }
 
 /// The tensor of a Constant node that has one.
-pub fn constant_tensor(node: &NodeProto) -> Option<&TensorProto> {
+pub(super) fn constant_tensor(node: &NodeProto) -> Option<&TensorProto> {
     node::is(node, "Constant").then(|| node::attribute(node, "value")?.t.as_ref())?
 }
 

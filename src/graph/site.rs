@@ -278,13 +278,13 @@ fn reason(node: &NodeProto, data_type: DataType, rank: usize) -> String {
     }
     match node.op_type() {
         "MatMul" if rank == 2 => "the left operand of MatMul is not fused".to_owned(),
-        _ if rank < 2 => "vectors and numbers stay as they are".to_owned(),
+        _ if rank < 2 => "vectors and numbers stay".to_owned(),
         op => format!("{op} operands are not encoded"),
     }
 }
 
 /// Whether the type is one in which weights are stored.
-pub fn is_float(data_type: DataType) -> bool {
+pub(super) fn is_float(data_type: DataType) -> bool {
     matches!(data_type, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }
 

@@ -111,18 +111,13 @@ const fn empty_graph() -> GraphProto {
     }
 }
 
-/// A value that [`super::check`] has found well-formed; it can be read, and changed only by giving up the mark.
+/// A value that [`super::check`] has found well-formed; it can be read, not changed.
 #[derive(Debug, Clone)]
 pub struct Checked<T>(T);
 
 impl<T> Checked<T> {
     pub(super) fn new(value: T) -> Self {
         Self(value)
-    }
-
-    /// The value, to be changed and checked again.
-    pub fn into_inner(self) -> T {
-        self.0
     }
 }
 

@@ -82,15 +82,6 @@ pub fn raise(model: &mut ModelProto) -> Result<Raised> {
     Ok(raised)
 }
 
-/// Whether [`raise`] would succeed, without changing anything.
-///
-/// # Errors
-///
-/// Those of [`raise`].
-pub fn check(model: &ModelProto) -> Result<()> {
-    plan::model(model).map(drop)
-}
-
 /// Whether `domain` is that of the ONNX operators, which has two spellings.
 fn is_default(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")

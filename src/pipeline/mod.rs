@@ -17,7 +17,7 @@ use crate::error::{Error, Kind, Result};
 use crate::graph::{self, Inventory, inventory};
 use crate::onnx::save::{stage, stage_copy};
 use crate::onnx::{Checked, Model, SaveOptions, Staged, check_target, load};
-use crate::plan::{Plan, choose};
+use crate::plan::{Decision, Plan, choose};
 use crate::progress::Progress;
 use crate::report::{Report, Validation};
 use crate::rewrite::{Errors, Rewritten, rewrite as carry_out};
@@ -290,7 +290,10 @@ fn unchanged(
 ) -> Result<Done> {
     let chosen = plan.decisions.iter().flat_map(|decision| &decision.uses).any(|usage| usage.slot.is_some());
     if !chosen {
-        let largest = plan.decisions.iter().max_by_key(|decision| decision.bytes_before);
+        // Indices, shapes and masks are no weights, however large.
+        let is_weight = |decision: &Decision| !matches!(&*decision.data_type, "int64" | "int32" | "bool");
+        let size = |decision: &&Decision| (is_weight(decision), decision.bytes_before);
+        let largest = plan.decisions.iter().max_by_key(size);
         let why = largest.map_or("it has no weights".to_owned(), |decision| {
             let reason = decision.uses.first().map_or("unused", |usage| usage.reason.as_str());
             format!("its largest tensor '{}' is {}: {reason}", decision.tensor, decision.role.name())

@@ -76,11 +76,6 @@ impl Preset {
         // The tests parse every one of them, so no error is lost here.
         Self::parse(text, Origin::Builtin(name)).ok()
     }
-
-    /// The entry of [`keep`](Self::keep) that leaves weights of `role` in full precision.
-    pub fn kept(&self, role: Role) -> Option<&Keep> {
-        self.keep.iter().find(|keep| keep.roles.contains(&role))
-    }
 }
 
 /// Where a preset comes from; shown as the file that messages name.
@@ -126,16 +121,6 @@ pub struct Rule {
     pub block_size: Option<BlockSize>,
     /// The preset's if absent; always absent with [`Store::Float`].
     pub symmetric: Option<bool>,
-}
-
-impl Rule {
-    /// Whether the rule is for a weight of `role` that has, or is read by a node that has, one of `names`, and
-    /// that is read by an `operator`.
-    pub fn applies(&self, role: Role, names: &[&str], operator: &str) -> bool {
-        self.role.as_ref().is_none_or(|selector| selector.roles.contains(&role))
-            && self.pattern.as_ref().is_none_or(|pattern| names.iter().any(|name| pattern.matches(name)))
-            && self.operator.as_ref().is_none_or(|wanted| wanted == operator)
-    }
 }
 
 /// The roles of a rule.

@@ -10,6 +10,10 @@ use crate::error::{Error, Result};
 /// Bytes of a pattern; bounds the nesting of braces as well.
 const BYTES: usize = 4096;
 
+/// Put behind pattern and name: globset takes both for paths, and a path that ends in a dot for one without a
+/// file name, which `*.` does not match.
+const END: char = '$';
+
 /// A compiled glob over names.
 ///
 /// `*` stands for any characters, `/` included, `?` for one byte, `[ab]` for one of the bytes, `{a,b}` for
@@ -40,10 +44,10 @@ impl Pattern {
         if text.len() > BYTES {
             return Err(format!("is longer than {BYTES} bytes"));
         }
-        let glob = GlobBuilder::new(text)
-            .literal_separator(false)
-            .backslash_escape(true)
-            .build()
+        let build = |text| GlobBuilder::new(text).literal_separator(false).backslash_escape(true).build();
+        let ended = format!("{text}{END}");
+        let glob = build(text)
+            .and_then(|_| build(&ended))
             .map_err(|error| format!("{} is no glob: {}", quoted(text), error.kind()))?;
         let glob = GlobSet::new([glob]).map_err(|_| format!("{} is too complex", quoted(text)))?;
         Ok(Self { text: text.to_owned(), glob })
@@ -51,7 +55,7 @@ impl Pattern {
 
     /// Whether the whole of `name` matches.
     pub fn matches(&self, name: &str) -> bool {
-        name == self.text || self.glob.is_match(name)
+        name == self.text || self.glob.is_match(format!("{name}{END}"))
     }
 
     /// The text as given.
@@ -91,6 +95,7 @@ mod tests {
         assert!(matches("layer.{0,11}.*", "layer.11.query"));
         assert!(matches("layer.[0-3].*", "layer.2.query"));
         assert!(matches("layer.?", "layer.2"));
+        assert!(matches("*.", "a/..") && matches("*/.", "a/.") && matches("**", "a/"));
         assert!(!matches("attn", "/attn/"));
         assert!(!matches("layer.[!0-3]", "layer.2"));
     }

@@ -120,8 +120,6 @@ rules:
     let keep: Vec<_> =
         preset.keep.iter().map(|keep| (keep.line, keep.name.as_str(), keep.roles.len())).collect();
     assert_eq!(keep, [(16, "attention", 5), (17, "lm_head", 1)]);
-    assert_eq!(preset.kept(Role::AttentionKey), Some(&preset.keep[0]));
-    assert_eq!(preset.kept(Role::Bias), None);
 
     let [first, second] = preset.rules.as_slice() else { panic!("{:?}", preset.rules) };
     assert_eq!((first.line, second.line), (19, 25));
@@ -137,23 +135,6 @@ rules:
     );
     assert_eq!((second.store, second.block_size, second.symmetric), (Store::Float, None, None));
     assert_eq!(second.pattern.as_ref().map(Pattern::as_str), Some("a: *"));
-}
-
-#[test]
-fn a_rule_applies_when_every_selector_does() {
-    let preset = parse(
-        "name: a\nrules:\n- {role: feed_forward, pattern: '*/mlp/*', operator: Gemm, store: int8}\n\
-         - {operator: Gemm, store: int8}",
-    )
-    .unwrap();
-    let [all, operator] = preset.rules.as_slice() else { panic!("{:?}", preset.rules) };
-    let names = ["weight", "/h/mlp/Gemm"];
-    assert!(all.applies(Role::FeedForwardIn, &names, "Gemm"));
-    assert!(!all.applies(Role::Other, &names, "Gemm"));
-    assert!(!all.applies(Role::FeedForwardIn, &names[..1], "Gemm"));
-    assert!(!all.applies(Role::FeedForwardIn, &names, "MatMul"));
-    assert!(operator.applies(Role::Other, &[], "Gemm"));
-    assert!(!operator.applies(Role::Other, &[], "MatMul"));
 }
 
 #[test]

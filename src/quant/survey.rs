@@ -25,11 +25,6 @@ pub struct Survey {
 impl Survey {
     const EMPTY: Survey = Survey { first_non_finite: None, max_abs: 0.0, least_block_max: f32::INFINITY };
 
-    /// No NaN and no infinity.
-    pub fn finite(&self) -> bool {
-        self.first_non_finite.is_none()
-    }
-
     fn and(self, other: Survey) -> Survey {
         Survey {
             first_non_finite: self.first_non_finite.into_iter().chain(other.first_non_finite).min(),

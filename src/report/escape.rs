@@ -23,6 +23,27 @@ pub fn for_terminal(text: &str) -> String {
     format!("{head}…{tail}")
 }
 
+/// `text` in at most `width` characters, shortened in the middle, where names of one model differ least.
+pub(super) fn middle(text: &str, width: usize) -> String {
+    let count = text.chars().count();
+    if count <= width {
+        return text.to_owned();
+    }
+    // The end of a name tells more than its beginning.
+    let head = width.saturating_sub(1) / 3;
+    let tail = width.saturating_sub(1) - head;
+    text.chars().take(head).chain(['…']).chain(text.chars().skip(count - tail)).collect()
+}
+
+/// `text` in at most `width` characters, shortened at the end.
+pub(super) fn ending(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(width.saturating_sub(1)).collect();
+    format!("{}…", kept.trim_end())
+}
+
 /// `text` in a cell of a Markdown table, as text and nothing else.
 pub(super) fn for_markdown(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -44,6 +65,9 @@ mod tests {
         assert_eq!(for_terminal("a\u{1b}[31mb\nc\u{202e}d"), "a\\u{1b}[31mb\\u{a}c\\u{202e}d");
         assert_eq!(for_terminal("Gewicht/größe"), "Gewicht/größe");
         assert_eq!(for_terminal(&"x".repeat(1000)).chars().count(), 371);
+        assert_eq!(middle("encoder/layer.11/attention/query", 16), "encod…tion/query");
+        assert_eq!((middle("äöü", 3).as_str(), middle("äöüß", 3).as_str()), ("äöü", "…üß"));
+        assert_eq!(ending("one two three", 9), "one two…");
         assert_eq!(for_markdown("a|<b>`"), "a\\|\\<b\\>\\`");
     }
 }

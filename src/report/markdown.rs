@@ -68,7 +68,8 @@ pub fn markdown(report: &Report) -> String {
         }
     }
     tensors(&mut out, report);
-    out
+    // Parts that are absent leave two blank lines.
+    out.replace("\n\n\n", "\n\n").trim_end().to_owned() + "\n"
 }
 
 fn validation(out: &mut String, report: &Report) {

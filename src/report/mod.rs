@@ -4,6 +4,7 @@
 //! terminal and Markdown forms escape them.
 
 mod escape;
+mod grid;
 mod markdown;
 mod tables;
 mod text;
@@ -14,11 +15,12 @@ use crate::role::Role;
 use crate::validate::Verdict;
 
 pub use escape::for_terminal;
+pub use grid::Grid;
 pub use markdown::markdown;
 pub use tables::{
     Analysis, AnalyzedCandidate, AnalyzedTensor, InspectedTensor, Inspection, Recommendation, Trial,
 };
-pub use text::{lines, table, text};
+pub use text::text;
 
 /// Version of the JSON form; raised when a reader of the old one would be misled.
 pub const SCHEMA: u32 = 1;

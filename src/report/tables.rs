@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::text::{lines, right, shape, size, table};
-use super::{File, for_terminal};
+use super::text::{figure, heading, shape, size};
+use super::{File, Grid, for_terminal};
 use crate::role::Role;
 
 /// What is in a model, and what would be done with it.
@@ -135,39 +135,51 @@ impl Inspection {
         let mut out = String::new();
         let _ = writeln!(
             out,
-            "{}  {}  opset {}  IR {}  {} nodes  {}",
+            "{}  {}  opset {}  IR {}  {} {}  {}",
             for_terminal(&self.model.path),
             size(self.model.bytes),
             self.model.opset,
             self.ir_version,
             self.nodes,
+            if self.nodes == 1 { "node" } else { "nodes" },
             for_terminal(&self.producer)
         );
-        let mut rows = table(&[
-            "role", "tensor", "shape", "type", "bytes", "share", "operator", "would be", "bytes", "why",
-        ]);
         let total: u64 = self.tensors.iter().map(|tensor| tensor.bytes).sum();
         let mut rest = (0usize, 0u64);
+        let mut groups: Vec<((&str, &str), Vec<&InspectedTensor>)> = Vec::new();
         for tensor in &self.tensors {
             if !verbose && tensor.bytes * 1000 < total && tensor.encoding == "float" {
                 rest = (rest.0 + 1, rest.1 + tensor.bytes);
                 continue;
             }
-            rows.add_row([
-                tensor.role.name().to_owned(),
-                for_terminal(&tensor.name),
-                shape(&tensor.shape),
-                tensor.data_type.clone(),
-                size(tensor.bytes),
-                format!("{:.1} %", 100.0 * tensor.share),
-                for_terminal(&tensor.operators),
-                tensor.encoding.clone(),
-                size(tensor.bytes_after),
-                for_terminal(&tensor.reason),
-            ]);
+            let key = (tensor.encoding.as_str(), tensor.reason.as_str());
+            match groups.iter_mut().find(|(known, _)| *known == key) {
+                Some((_, tensors)) => tensors.push(tensor),
+                None => groups.push((key, vec![tensor])),
+            }
         }
-        right(&mut rows, &[4, 5, 8]);
-        let _ = writeln!(out, "\n{}", lines(&rows));
+        let mut rows =
+            Grid::new(&["tensor", "role", "operator", "shape", "type", "bytes", "share", "becomes"])
+                .right(&[5, 6, 7])
+                .names(&[0, 2]);
+        for ((encoding, reason), tensors) in groups {
+            let bytes = |of: fn(&InspectedTensor) -> u64| tensors.iter().map(|t| of(t)).sum::<u64>();
+            let (before, after) = (bytes(|t| t.bytes), bytes(|t| t.bytes_after));
+            rows.heading(heading(encoding, reason, tensors.len(), before, after));
+            for tensor in tensors {
+                rows.row([
+                    for_terminal(&tensor.name),
+                    tensor.role.name().to_owned(),
+                    for_terminal(&tensor.operators),
+                    shape(&tensor.shape),
+                    tensor.data_type.clone(),
+                    size(tensor.bytes),
+                    format!("{:.1} %", 100.0 * tensor.share),
+                    size(tensor.bytes_after),
+                ]);
+            }
+        }
+        let _ = writeln!(out, "\n{}", rows.render());
         if rest.0 > 0 {
             let _ = writeln!(
                 out,
@@ -194,39 +206,36 @@ impl Analysis {
     pub fn text(&self, verbose: bool) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "{}  {}\n", for_terminal(&self.model.path), size(self.model.bytes));
-        let mut header = vec!["tensor", "role", "shape", "stored as", "bytes", "SQNR dB", "rel. error"];
+        let mut header = vec!["stored as", "bytes", "SQNR dB", "rel. error"];
         if self.measured_at_output {
             header.push("at the output");
         }
-        let mut rows = table(&header);
+        let mut rows = Grid::new(&header).right(&[1, 2, 3, 4]);
         let shown = if verbose { self.tensors.len() } else { 10 };
         for tensor in self.tensors.iter().take(shown) {
-            for (at, row) in tensor.candidates.iter().enumerate() {
-                let first = |text: String| if at == 0 { text } else { String::new() };
+            let (name, role) = (for_terminal(&tensor.name), tensor.role.name());
+            rows.heading(format!("{name}  {}  {role}", shape(&tensor.shape)));
+            for row in &tensor.candidates {
                 let mut cells = vec![
-                    first(for_terminal(&tensor.name)),
-                    first(tensor.role.name().to_owned()),
-                    first(shape(&tensor.shape)),
                     row.encoding.clone(),
                     size(row.bytes),
                     format!("{:.1}", row.sqnr_db),
                     format!("{:.4}", row.relative_error),
                 ];
                 if self.measured_at_output {
-                    cells.push(row.output_error.map_or(String::new(), |error| format!("{error:.5}")));
+                    cells.push(figure(row.output_error, 5, ""));
                 }
-                rows.add_row(cells);
+                rows.row(cells);
             }
         }
-        right(&mut rows, &[4, 5, 6, 7]);
-        let _ = writeln!(out, "{}", lines(&rows));
+        let _ = writeln!(out, "{}", rows.render());
         if self.tensors.len() > shown {
             let _ = writeln!(out, "and {} that hurt less (-v lists them)", self.tensors.len() - shown);
         }
         if !self.recommendation.trials.is_empty() {
-            let mut rows = table(&["preset", "bytes", "loss", "accepted", ""]);
+            let mut rows = Grid::new(&["preset", "bytes", "loss", "accepted", ""]).right(&[1, 2, 3]);
             for trial in &self.recommendation.trials {
-                rows.add_row([
+                rows.row([
                     trial.preset.clone(),
                     size(trial.bytes),
                     format!("{:.3} {}", trial.loss, trial.unit),
@@ -234,8 +243,7 @@ impl Analysis {
                     if trial.holds { "holds" } else { "misses" }.to_owned(),
                 ]);
             }
-            right(&mut rows, &[1, 2, 3]);
-            let _ = writeln!(out, "\n{}", lines(&rows));
+            let _ = writeln!(out, "\n{}", rows.render());
         }
         let _ =
             writeln!(out, "\nrecommended: {}: {}", self.recommendation.preset, self.recommendation.reason);

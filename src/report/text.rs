@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use comfy_table::{CellAlignment, Table, presets};
-
-use super::{Data, Report, Tensor, Validation, for_terminal};
+use super::escape::middle;
+use super::{Data, Grid, Report, Tensor, Validation, for_terminal};
 use crate::validate::{Measure, Outcome, Verdict};
 
 /// Tensors listed by name, without `verbose`.
@@ -18,7 +17,8 @@ pub fn text(report: &Report, verbose: bool) -> String {
     if !report.tensors.is_empty() {
         out.push('\n');
         decisions(&mut out, &report.tensors);
-        worst(&mut out, &report.tensors, verbose);
+        let list = if verbose { all } else { worst };
+        list(&mut out, &report.tensors);
     }
     fusion(&mut out, report);
     repair(&mut out, report);
@@ -37,7 +37,12 @@ fn files(out: &mut String, report: &Report) {
         let ratio = original.bytes as f64 / result.bytes.max(1) as f64;
         let name =
             if report.action == "dry-run" { "(dry run)".to_owned() } else { for_terminal(&result.path) };
-        let _ = writeln!(out, "{name}  {}  {ratio:.2} times smaller", size(result.bytes));
+        let than = match ratio {
+            _ if original.bytes == result.bytes => "as large".to_owned(),
+            1.0.. => format!("{ratio:.2} times smaller"),
+            _ => format!("{:.2} times larger", 1.0 / ratio),
+        };
+        let _ = writeln!(out, "{name}  {}  {than}", size(result.bytes));
         if result.opset != original.opset {
             let _ = writeln!(out, "opset raised from {} to {}", original.opset, result.opset);
         }
@@ -59,7 +64,8 @@ fn decisions(out: &mut String, tensors: &[Tensor]) {
     let mut groups: Vec<_> = groups.into_iter().collect();
     groups.sort_by_key(|(_, (_, before, _, _))| std::cmp::Reverse(*before));
     let small: u64 = groups.iter().map(|(_, group)| group.1).sum::<u64>() / 1000;
-    let mut rows = table(&["role", "tensors", "stored as", "before", "after", "why"]);
+    let mut rows =
+        Grid::new(&["role", "tensors", "stored as", "before", "after", "why"]).right(&[1, 3, 4]).prose(5);
     let mut rest = (0, 0, 0);
     for ((role, encoding), (count, before, after, reason)) in groups {
         if before < small && encoding == "float" {
@@ -74,45 +80,69 @@ fn decisions(out: &mut String, tensors: &[Tensor]) {
             size(after),
             for_terminal(reason),
         ];
-        rows.add_row(cells);
+        rows.row(cells);
     }
     if rest.0 > 0 {
         let cells =
             ["the rest".to_owned(), rest.0.to_string(), "float".to_owned(), size(rest.1), size(rest.2)];
-        rows.add_row(cells.into_iter().chain(["biases, norms and numbers".to_owned()]));
+        rows.row(cells.into_iter().chain(["biases, norms and numbers".to_owned()]));
     }
-    right(&mut rows, &[1, 3, 4]);
-    let _ = writeln!(out, "{}", lines(&rows));
+    let _ = writeln!(out, "{}", rows.render());
 }
 
-fn worst(out: &mut String, tensors: &[Tensor], verbose: bool) {
-    let mut listed: Vec<&Tensor> = if verbose {
-        tensors.iter().collect()
-    } else {
-        tensors.iter().filter(|tensor| tensor.relative_error.is_some()).collect()
-    };
-    if !verbose {
-        listed.sort_by(|a, b| b.relative_error.unwrap_or(0.0).total_cmp(&a.relative_error.unwrap_or(0.0)));
-        listed.truncate(WORST);
-    }
+/// The tensors that keep least of their values.
+fn worst(out: &mut String, tensors: &[Tensor]) {
+    let mut listed: Vec<&Tensor> = tensors.iter().filter(|tensor| tensor.relative_error.is_some()).collect();
+    listed.sort_by(|a, b| b.relative_error.unwrap_or(0.0).total_cmp(&a.relative_error.unwrap_or(0.0)));
+    listed.truncate(WORST);
     if listed.is_empty() {
         return;
     }
-    let title = if verbose { "tensor" } else { "worst tensors" };
-    let mut rows = table(&[title, "shape", "stored as", "bytes", "SQNR dB", "rel. error", "why"]);
-    for tensor in listed {
-        rows.add_row([
-            for_terminal(&tensor.name),
-            shape(&tensor.shape),
-            tensor.encoding.clone(),
-            size(tensor.bytes_after),
-            tensor.sqnr_db.map_or(String::new(), |db| format!("{db:.1}")),
-            tensor.relative_error.map_or(String::new(), |error| format!("{error:.4}")),
-            for_terminal(&tensor.reason),
-        ]);
+    let mut rows = Grid::new(&["worst tensors", "shape", "stored as", "bytes", "SQNR dB", "rel. error"])
+        .right(&[3, 4, 5])
+        .names(&[0, 2]);
+    listed.into_iter().for_each(|tensor| rows.row(tensor_row(tensor)));
+    let _ = writeln!(out, "\n{}", rows.render());
+}
+
+/// Every tensor, under what became of it and why; the most bytes first.
+fn all(out: &mut String, tensors: &[Tensor]) {
+    let mut groups: BTreeMap<(&str, &str), Vec<&Tensor>> = BTreeMap::new();
+    for tensor in tensors {
+        groups.entry((&tensor.encoding, &tensor.reason)).or_default().push(tensor);
     }
-    right(&mut rows, &[3, 4, 5]);
-    let _ = writeln!(out, "\n{}", lines(&rows));
+    let bytes = |tensors: &[&Tensor], of: fn(&Tensor) -> u64| tensors.iter().map(|t| of(t)).sum::<u64>();
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, tensors)| std::cmp::Reverse(bytes(tensors, |tensor| tensor.bytes_before)));
+    let mut rows =
+        Grid::new(&["tensor", "shape", "bytes", "SQNR dB", "rel. error"]).right(&[2, 3, 4]).names(&[0]);
+    for ((encoding, reason), tensors) in groups {
+        let (before, after) = (bytes(&tensors, |t| t.bytes_before), bytes(&tensors, |t| t.bytes_after));
+        rows.heading(heading(encoding, reason, tensors.len(), before, after));
+        for tensor in tensors {
+            let [name, shape, _, figures @ ..] = tensor_row(tensor);
+            rows.row([name, shape].into_iter().chain(figures));
+        }
+    }
+    let _ = writeln!(out, "\n{}", rows.render());
+}
+
+/// What became of some tensors and why, as the line over them.
+pub(super) fn heading(encoding: &str, reason: &str, count: usize, before: u64, after: u64) -> String {
+    let tensors = if count == 1 { "1 tensor".to_owned() } else { format!("{count} tensors") };
+    let bytes = if before == after { size(before) } else { format!("{} → {}", size(before), size(after)) };
+    format!("{encoding} ({}): {tensors}, {bytes}", for_terminal(reason))
+}
+
+fn tensor_row(tensor: &Tensor) -> [String; 6] {
+    [
+        for_terminal(&tensor.name),
+        shape(&tensor.shape),
+        tensor.encoding.clone(),
+        size(tensor.bytes_after),
+        figure(tensor.sqnr_db, 1, ""),
+        figure(tensor.relative_error, 4, ""),
+    ]
 }
 
 fn fusion(out: &mut String, report: &Report) {
@@ -141,7 +171,7 @@ fn repair(out: &mut String, report: &Report) {
         let _ = writeln!(
             out,
             "repaired: {}  {} → {}  +{}  loss then {:.3} {}",
-            for_terminal(&step.tensor),
+            middle(&for_terminal(&step.tensor), 40),
             step.from,
             step.to,
             size(step.bytes.unsigned_abs()),
@@ -160,12 +190,12 @@ fn validation(out: &mut String, report: &Report) {
             let _ = writeln!(out, "could not be validated: {}", for_terminal(reason));
         }
         Validation::Measured { output, deployed, weights_only, data, engine } => {
-            let mut rows = table(&["", "as deployed", "weights alone"]);
+            let mut rows = Grid::new(&["", "as deployed", "weights alone"]).right(&[1, 2]);
             let both = |f: &dyn Fn(&Verdict) -> String| [f(deployed), f(weights_only)];
             let mut row = |name: &str, cells: [String; 2]| {
                 let [deployed, weights] = cells;
                 if !deployed.is_empty() {
-                    rows.add_row([name.to_owned(), deployed, weights]);
+                    rows.row([name.to_owned(), deployed, weights]);
                 }
             };
             row(
@@ -188,7 +218,6 @@ fn validation(out: &mut String, report: &Report) {
             row("mean cosine", both(&|v| figure(v.cosine, 5, "")));
             row("KL (nats)", both(&|v| figure(v.kl, 5, "")));
             row("predictions changed", both(&|v| figure(v.changed, 2, " %")));
-            right(&mut rows, &[1, 2]);
             let from = match data {
                 Data::File { path, sha256, labelled } => format!(
                     "{} samples{} of {} (sha256 {}…)",
@@ -205,7 +234,7 @@ fn validation(out: &mut String, report: &Report) {
                 }
             };
             let _ = writeln!(out, "output '{}' on {from}\nrun by {engine}", for_terminal(output));
-            let _ = writeln!(out, "{}\n", lines(&rows));
+            let _ = writeln!(out, "{}\n", rows.render());
             if deployed.excluded + deployed.skipped > 0 {
                 let (samples, positions) = (deployed.excluded, deployed.skipped);
                 let _ = writeln!(
@@ -248,25 +277,4 @@ pub(super) fn size(bytes: u64) -> String {
 pub(super) fn shape(dims: &[usize]) -> String {
     let parts: Vec<String> = dims.iter().map(usize::to_string).collect();
     format!("[{}]", parts.join(","))
-}
-
-/// A table without lines, with this header.
-pub fn table(header: &[&str]) -> Table {
-    let mut rows = Table::new();
-    rows.load_style(presets::NOTHING).set_header(header.iter().copied());
-    rows
-}
-
-pub(super) fn right(table: &mut Table, columns: &[usize]) {
-    for column in columns {
-        if let Some(column) = table.column_mut(*column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-}
-
-/// The lines of a table without trailing blanks.
-pub fn lines(table: &Table) -> String {
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
 }

@@ -89,6 +89,15 @@ impl Evidence {
         }
     }
 
+    /// As many samples without a difference, where their number alone bounds what they can show.
+    pub fn flawless(self) -> Option<Self> {
+        match self {
+            Self::Pairs { n, .. } => Some(Self::Pairs { lost: 0.0, gained: 0.0, n }),
+            Self::Shares { n, .. } => Some(Self::Shares { sum: 0.0, n }),
+            Self::LogRatio(_) | Self::Distance(_) => None,
+        }
+    }
+
     /// The same evidence seen on `n` samples: equal shares and equal spread.
     pub fn scaled(self, n: u64) -> Self {
         let scale = n as f64 / self.samples() as f64;

@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::evidence::Evidence;
-use super::needed::samples_needed;
 use super::totals::Totals;
-use super::{Interval, Measure, Score};
+use super::{Interval, Measure, Score, needed};
+
+/// Outputs at most this far apart (relative L2) are the same: the runtime orders sums as it likes.
+const SAME: f64 = 1e-6;
 
 /// What has to be met.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,6 +92,9 @@ pub struct Verdict {
 /// - Otherwise samples that are not `real_data` verify nothing.
 /// - `by_interval`: passed if the interval ends at or below the target, failed if it starts above it,
 ///   undecided between. A mean (perplexity, cosine) passes or fails on 30 samples at least.
+/// - Outputs that are the same on all of two samples or more (each within a relative L2 distance of 10⁻⁶, and
+///   every prediction) pass either way: no quantization leaves them so, and an interval of shares that is as
+///   wide as the samples are few says nothing about a function that did not change.
 /// - By the estimate: passed up to the target, failed above it. The interval, and whether it crosses the
 ///   target, is stated beside it. A single sample decides nothing.
 pub fn verdict(measure: Measure, scores: &[Score], gate: &Gate, real_data: bool) -> Verdict {
@@ -102,15 +107,20 @@ pub fn verdict(measure: Measure, scores: &[Score], gate: &Gate, real_data: bool)
     let estimate = evidence.map(|evidence| evidence.estimate());
     let crosses = real_data && interval.is_none_or(|it| !(it.high <= target || it.low > target));
     let short = evidence.is_some_and(|evidence| !evidence.is_enough());
+    let identical = identical(scores) && estimate.is_some_and(|estimate| estimate <= target);
     let samples_needed = evidence
-        .filter(|_| real_data && (crosses || short))
-        .and_then(|evidence| samples_needed(evidence, target));
+        .filter(|_| real_data && !identical && (crosses || short))
+        .and_then(|evidence| needed::samples_needed(evidence, target));
 
-    let case = Case { measure, target, estimate, interval, samples, short, samples_needed };
+    let flawless = evidence.filter(|_| crosses).and_then(Evidence::flawless);
+    let least = flawless.and_then(|it| needed::samples_needed(it, target)).filter(|least| *least > samples);
+    let case = Case { measure, target, estimate, interval, samples, short, samples_needed, least };
     let (outcome, reason) = if non_finite > 0 {
         (Outcome::Failed, broken(non_finite))
     } else if !real_data {
         (Outcome::NotVerified, "the samples are not real data: they show a distance, not a loss".to_owned())
+    } else if identical {
+        (Outcome::Passed, format!("the outputs are identical on all {} samples", scores.len()))
     } else if gate.by_interval {
         case.by_interval()
     } else {
@@ -138,6 +148,17 @@ pub fn verdict(measure: Measure, scores: &[Score], gate: &Gate, real_data: bool)
     }
 }
 
+/// Whether both models gave the same for every sample.
+fn identical(scores: &[Score]) -> bool {
+    let same = |score: &Score| {
+        score.positions > 0
+            && score.skipped == 0
+            && score.changed == 0
+            && score.squared_error <= SAME * SAME * score.squared_reference
+    };
+    scores.len() > 1 && scores.iter().all(same)
+}
+
 fn broken(values: u64) -> String {
     let (values, are) =
         if values == 1 { ("1 value".into(), "is") } else { (format!("{values} values"), "are") };
@@ -152,6 +173,8 @@ struct Case {
     samples: u64,
     short: bool,
     samples_needed: Option<u64>,
+    /// Samples below which even a flawless result is undecided; `None` if there are as many.
+    least: Option<u64>,
 }
 
 impl Case {
@@ -196,9 +219,10 @@ impl Case {
         let crosses = interval.low <= self.target && interval.high > self.target;
         let doubt = if crosses {
             format!(
-                "; the 95 % interval from {} to {} lies on both sides of it",
+                "; the 95 % interval from {} to {} lies on both sides of it{}",
                 figure(interval.low),
-                self.loss(interval.high)
+                self.loss(interval.high),
+                self.way_out()
             )
         } else {
             String::new()
@@ -217,14 +241,18 @@ impl Case {
     }
 
     fn way_out(&self) -> String {
-        match self.samples_needed {
-            Some(needed) => format!("; about {needed} samples would decide if the estimate holds"),
-            None => String::new(),
+        match (self.samples_needed, self.least) {
+            (Some(needed), _) => format!("; about {needed} samples would decide if the estimate holds"),
+            (None, Some(least)) => format!("; at least {least} samples are needed to show that it is held"),
+            (None, None) => String::new(),
         }
     }
 
     fn loss(&self, value: f64) -> String {
-        format!("{} {}", figure(value), self.measure.unit())
+        match (figure(value).as_str(), self.measure.unit()) {
+            ("1", "points") => "1 point".to_owned(),
+            (figure, unit) => format!("{figure} {unit}"),
+        }
     }
 }
 

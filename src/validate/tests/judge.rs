@@ -15,6 +15,7 @@ fn labelled(lost: usize, gained: usize, n: usize) -> Vec<Score> {
             labels: 1,
             correct_reference: u64::from(index < lost || index >= lost + gained),
             correct_candidate: u64::from(index >= lost),
+            squared_error: 1e-4,
             squared_reference: 1.0,
             ..Score::default()
         })
@@ -24,7 +25,14 @@ fn labelled(lost: usize, gained: usize, n: usize) -> Vec<Score> {
 /// Cosines 1 − d for distances around `mean`.
 fn distant(mean: f64, n: usize) -> Vec<Score> {
     let distance = |index: usize| mean * (0.9 + 0.2 * (index % 2) as f64);
-    (0..n).map(|index| Score { positions: 1, cosine: 1.0 - distance(index), ..Score::default() }).collect()
+    (0..n)
+        .map(|index| Score {
+            positions: 1,
+            cosine: 1.0 - distance(index),
+            squared_error: 1e-4,
+            ..Score::default()
+        })
+        .collect()
 }
 
 fn outcome(found: &Verdict) -> (Outcome, Option<u64>) {
@@ -42,6 +50,45 @@ fn unchanged_accuracy_still_has_an_upper_end() {
     assert_eq!((decided, needed), (Outcome::Undecided, Some(765)), "3.8415 (1 / 0.005 − 1) = 764.5");
     let enough = verdict(Measure::Accuracy, &labelled(0, 0, 765), &gate(0.5, true), true);
     assert_eq!(enough.outcome, Outcome::Passed);
+}
+
+#[test]
+fn identical_outputs_pass() {
+    let same = |n| -> Vec<Score> {
+        labelled(0, 0, n).into_iter().map(|score| Score { squared_error: 1e-13, ..score }).collect()
+    };
+    for measure in [Measure::Accuracy, Measure::Changed, Measure::Cosine] {
+        for by_interval in [true, false] {
+            let found = verdict(measure, &same(5), &gate(0.3, by_interval), true);
+            assert_eq!(outcome(&found), (Outcome::Passed, None), "{measure:?} {by_interval}");
+            assert_eq!(found.reason, "the outputs are identical on all 5 samples");
+        }
+    }
+    // One sample, one that differs, one that could not be compared, made-up ones: not the same.
+    let not = |scores: &[Score], real| verdict(Measure::Accuracy, scores, &gate(0.3, true), real).outcome;
+    assert_eq!(not(&same(1), true), Outcome::Undecided);
+    assert_eq!(not(&same(5), false), Outcome::NotVerified);
+    for change in [
+        |score: &mut Score| score.squared_error = 1e-11,
+        |score: &mut Score| score.skipped = 1,
+        |score: &mut Score| score.positions = 0,
+    ] {
+        let mut scores = same(5);
+        change(&mut scores[3]);
+        assert_eq!(not(&scores, true), Outcome::Undecided);
+    }
+}
+
+/// 0.3 points on 200 samples, of which one is half a point.
+#[test]
+fn a_target_finer_than_the_samples() {
+    let reason = |lost| verdict(Measure::Accuracy, &labelled(lost, 0, 200), &gate(0.3, true), true).reason;
+    let exactly = verdict(Measure::Accuracy, &labelled(1, 0, 200), &gate(0.5, true), true).reason;
+    insta::assert_snapshot!([reason(0), reason(1), exactly].join("\n"), @r"
+    the loss of accuracy is between -1.88 and 1.88 points (95 % interval), on both sides of 0.3 points; about 1277 samples would decide if the estimate holds
+    the loss of accuracy is between -1.39 and 2.78 points (95 % interval), on both sides of 0.3 points; about 2873 samples would decide if the estimate holds
+    the loss of accuracy is between -1.39 and 2.78 points (95 % interval), on both sides of 0.5 points; at least 765 samples are needed to show that it is held
+    ");
 }
 
 #[test]
@@ -105,7 +152,7 @@ fn a_mean_of_few_samples_does_not_decide() {
 
 #[test]
 fn unchanged_predictions_still_have_an_upper_end() {
-    let sample = Score { predictions: 128, positions: 128, ..Score::default() };
+    let sample = Score { predictions: 128, positions: 128, squared_error: 1.0, ..Score::default() };
     let found = verdict(Measure::Changed, &[sample; 256], &gate(1.0, true), true);
     assert!((found.interval.unwrap().high - 100.0 * (1.0 - 0.025_f64.powf(1.0 / 256.0))).abs() < 1e-6);
     assert_eq!(outcome(&found), (Outcome::Undecided, Some(368)), "ln 0.025 / ln 0.99 = 367.04");
@@ -159,7 +206,7 @@ fn reasons() {
     the loss of accuracy is at most 0.192 points (95 % interval), within 0.5 points
     the loss of accuracy is between -3.7 and 3.7 points (95 % interval), on both sides of 0.5 points; about 765 samples would decide if the estimate holds
     the loss of accuracy is at least 3.81 points (95 % interval), beyond 0.5 points
-    the loss of accuracy is 0.2 points (estimate), within 0.5 points; the 95 % interval from -0.183 to 0.726 points lies on both sides of it
+    the loss of accuracy is 0.2 points (estimate), within 0.5 points; the 95 % interval from -0.183 to 0.726 points lies on both sides of it; about 2124 samples would decide if the estimate holds
     the loss of accuracy is 0 points (estimate), within 0.5 points
     the loss of accuracy is 2 points (estimate), beyond 0.5 points
     one sample cannot tell how the loss varies
