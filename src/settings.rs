@@ -28,6 +28,10 @@ pub struct Overrides {
     pub accuracy_target: Option<f64>,
     /// Least mean cosine that is accepted.
     pub min_cosine: Option<f64>,
+    /// What the plan is made for.
+    pub budget: Option<Budget>,
+    /// Roles that the preset keeps in float and the budget may touch.
+    pub lifted: Vec<Role>,
 }
 
 /// Everything that decides what a run does with a model.
@@ -53,6 +57,19 @@ pub struct Settings {
     pub head: Store,
     /// What the result may cost.
     pub target: Target,
+    /// What the plan is made for, beside the rules.
+    pub budget: Option<Budget>,
+}
+
+/// A budget that the plan is made for: bytes are spent where they help most.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Budget {
+    /// Bytes of the whole file, side files included.
+    Size(u64),
+    /// Bits for each value of a stored tensor, scales and zero points included.
+    BitsPerWeight(f64),
+    /// Loss in the unit of the gate, in percent: the smallest file within it.
+    Loss(f64),
 }
 
 /// What the result may cost.
@@ -175,6 +192,7 @@ impl Settings {
         for keep in &preset.keep {
             let mut roles = keep.roles.clone();
             roles.retain(|role| match role {
+                role if overrides.lifted.contains(role) => false,
                 Role::LmHead => overrides.head.is_none(),
                 role if role.is_embedding() => overrides.embeddings.is_none(),
                 _ => true,
@@ -203,12 +221,24 @@ impl Settings {
             Scales::Fp32 => ScaleStorage::F32,
         };
         let target = Target {
-            accuracy: overrides.accuracy_target.unwrap_or(preset.accuracy_target),
+            accuracy: match overrides.budget {
+                Some(Budget::Loss(loss)) => loss,
+                _ => overrides.accuracy_target.unwrap_or(preset.accuracy_target),
+            },
             min_cosine: overrides.min_cosine.unwrap_or(preset.min_cosine),
             by_interval: preset.decide_by == DecideBy::Interval,
         };
         if !(target.accuracy > 0.0 && target.accuracy <= 100.0) {
             return Err(Error::caller("--accuracy-target", "a number above 0 and up to 100 is expected"));
+        }
+        match overrides.budget {
+            Some(Budget::BitsPerWeight(bits)) if !(bits > 0.0 && bits <= 64.0) => {
+                return Err(Error::caller("--target-bpw", "a number above 0 and up to 64 is expected"));
+            }
+            Some(Budget::Loss(loss)) if !(loss > 0.0 && loss <= 100.0) => {
+                return Err(Error::caller("--target-loss", "a number above 0 and up to 100 is expected"));
+            }
+            _ => {}
         }
         if !(0.0..=1.0).contains(&target.min_cosine) {
             return Err(Error::caller("--min-cosine", "a number from 0 to 1 is expected"));
@@ -224,6 +254,7 @@ impl Settings {
             embeddings: overrides.embeddings.unwrap_or(preset.embeddings),
             head: overrides.head.unwrap_or(preset.head),
             target,
+            budget: overrides.budget,
         })
     }
 }

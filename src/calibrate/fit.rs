@@ -85,7 +85,8 @@ pub(super) fn fit(
     }
     let start = fit_grid(matrix, scheme, Algorithm::Search);
     let held = judges.0.len() / k.max(1);
-    let mut chosen = usize::from(shared.sums.as_ref().is_some_and(|(train, held)| train.rows() + held.rows() < 4 * k));
+    let mut chosen =
+        usize::from(shared.sums.as_ref().is_some_and(|(train, held)| train.rows() + held.rows() < 4 * k));
     let mut errors = None;
     if held > 0 {
         let columns = 0..n.min(TRIAL_COLUMNS);

@@ -137,7 +137,8 @@ pub fn calibrate(
     }
     let mut error = (0.0, 0.0);
     for (pair, held_out) in walk.pairs.iter().zip(&walk.held_out) {
-        let outputs = (stages.output(&pair.original), pair.rewritten.as_ref().and_then(|run| stages.output(run)));
+        let outputs =
+            (stages.output(&pair.original), pair.rewritten.as_ref().and_then(|run| stages.output(run)));
         if let (true, (Some(original), Some(rewritten))) = (held_out, outputs) {
             let (Some(a), Some(b)) = (original.floats(), rewritten.floats()) else { continue };
             error.0 += a.iter().zip(&b).map(|(a, b)| f64::from(b - a).powi(2)).sum::<f64>();
@@ -176,17 +177,19 @@ impl Walk<'_> {
         let site = self.inventory.sites.get(cut.site);
         let site = site.ok_or_else(|| Error::format("site", "is not in the model"))?;
         if site.operand.delivered != DataType::Float {
-            return Err(Error::unsupported("runtime", "weights that are delivered in another type than float32"));
+            return Err(Error::unsupported(
+                "runtime",
+                "weights that are delivered in another type than float32",
+            ));
         }
         Ok(site)
     }
 
     /// Makes the cuts that share an input.
     fn group(&mut self, cuts: &[&Cut]) -> Result<()> {
-        let (tables, linears): (Vec<&Cut>, Vec<&Cut>) = cuts
-            .iter()
-            .copied()
-            .partition(|cut| self.inventory.sites.get(cut.site).is_some_and(|site| site.form == Form::Gather));
+        let (tables, linears): (Vec<&Cut>, Vec<&Cut>) = cuts.iter().copied().partition(|cut| {
+            self.inventory.sites.get(cut.site).is_some_and(|site| site.form == Form::Gather)
+        });
         for cut in tables {
             self.table(cut)?;
         }
@@ -212,7 +215,8 @@ impl Walk<'_> {
             };
             let mut seen = rewritten.as_ref().unwrap_or(&original).clone();
             seen.values.par_chunks_mut(width.max(1)).for_each(|row| round_rows(row, width, block));
-            let wanted = |cut: &Cut| self.scheme(cut).is_some_and(|(_, algorithm)| algorithm.wants_statistics());
+            let wanted =
+                |cut: &Cut| self.scheme(cut).is_some_and(|(_, algorithm)| algorithm.wants_statistics());
             let statistics = if cuts.iter().any(|cut| wanted(cut)) && width <= WIDEST {
                 Some(self.statistics(&seen, &original))
             } else {
@@ -248,12 +252,18 @@ impl Walk<'_> {
             .pairs
             .iter()
             .map(|pair| {
-                let run = if rewritten { pair.rewritten.as_ref().unwrap_or(&pair.original) } else { &pair.original };
+                let run = if rewritten {
+                    pair.rewritten.as_ref().unwrap_or(&pair.original)
+                } else {
+                    &pair.original
+                };
                 run.get(&cut.input)
             })
             .collect();
         let known = values.and_then(|values| Rows::of(&values, width));
-        known.ok_or_else(|| Error::unsupported("runtime", format!("activations '{}' are not rows of {width}", cut.input)))
+        known.ok_or_else(|| {
+            Error::unsupported("runtime", format!("activations '{}' are not rows of {width}", cut.input))
+        })
     }
 
     /// Fits the cuts that share an input and a block, and hands their products on.
@@ -320,7 +330,9 @@ impl Walk<'_> {
         let mut table = vec![0.0; k * n];
         matrix.tile(0..k, 0..n, &mut table);
         let back = match self.wishes.get(&cut.site).map(|wish| wish.encoding) {
-            Some(Encoding::Rows { scales, algorithm }) => decoded(&matrix, Candidate::Rows(scales), algorithm),
+            Some(Encoding::Rows { scales, algorithm }) => {
+                decoded(&matrix, Candidate::Rows(scales), algorithm)
+            }
             _ => None,
         };
         let gather = |run: &Run, table: &[f32]| -> Option<Value> {

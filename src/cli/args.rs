@@ -5,8 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::error::Error;
 use crate::error::Result;
 use crate::preset::{self, AlgorithmName, BlockSize, Preset, Scales, Store};
+use crate::role::Role;
+use crate::settings::Budget;
 use crate::settings::{Overrides, Settings};
 
 /// INT4 weights for ONNX models, with a statement of what they cost.
@@ -253,6 +256,15 @@ pub(super) struct GateArgs {
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Weights")]
 pub(super) struct WeightArgs {
+    /// Bytes of the whole file: spend them where they help most, in INT4 blocks, INT8 and float
+    #[arg(long, value_name = "SIZE", value_parser = bytes, help_heading = "Budget", group = "budget")]
+    pub target_size: Option<u64>,
+    /// The same in bits per weight, scales included
+    #[arg(long, value_name = "BITS", help_heading = "Budget", group = "budget")]
+    pub target_bpw: Option<f64>,
+    /// The smallest file within this loss in percent, which is also the gate's target; needs --data
+    #[arg(long, value_name = "PERCENT", help_heading = "Budget", group = "budget")]
+    pub target_loss: Option<f64>,
     /// How scales and zero points are chosen
     #[arg(long, value_enum)]
     pub algorithm: Option<AlgorithmArg>,
@@ -358,6 +370,8 @@ pub(super) enum ScalesArg {
 pub(super) enum TableArg {
     Keep,
     Int8,
+    /// What a budget makes of them, also where the preset keeps them
+    Auto,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -365,6 +379,8 @@ pub(super) enum HeadArg {
     Keep,
     Int8,
     Int4,
+    /// What a budget makes of it, also where the preset keeps it
+    Auto,
 }
 
 impl WeightArgs {
@@ -375,6 +391,22 @@ impl WeightArgs {
             (_, true) => Some(false),
             _ => None,
         };
+        let budget = match (self.target_size, self.target_bpw, self.target_loss) {
+            (Some(bytes), _, _) => Some(Budget::Size(bytes)),
+            (_, Some(bits), _) => Some(Budget::BitsPerWeight(bits)),
+            (_, _, loss) => loss.map(Budget::Loss),
+        };
+        let mut lifted = Vec::new();
+        if self.embeddings == Some(TableArg::Auto) {
+            lifted.extend([Role::TokenEmbeddings, Role::PositionEmbeddings, Role::TokenTypeEmbeddings]);
+        }
+        if self.head == Some(HeadArg::Auto) {
+            lifted.push(Role::LmHead);
+        }
+        if budget.is_none() && !lifted.is_empty() {
+            return Err(Error::caller("auto", "leaves the choice to a budget, and there is none")
+                .help("--target-size, --target-bpw or --target-loss"));
+        }
         let overrides = Overrides {
             algorithm: self.algorithm.map(AlgorithmName::from),
             block_size: self.block_size.map(BlockSize::from),
@@ -383,15 +415,19 @@ impl WeightArgs {
                 ScalesArg::Fp16 => Scales::Fp16,
                 ScalesArg::Fp32 => Scales::Fp32,
             }),
-            embeddings: self.embeddings.map(|table| match table {
-                TableArg::Keep => Store::Float,
-                TableArg::Int8 => Store::Int8,
+            embeddings: self.embeddings.and_then(|table| match table {
+                TableArg::Keep => Some(Store::Float),
+                TableArg::Int8 => Some(Store::Int8),
+                TableArg::Auto => None,
             }),
-            head: self.head.map(|head| match head {
-                HeadArg::Keep => Store::Float,
-                HeadArg::Int8 => Store::Int8,
-                HeadArg::Int4 => Store::Int4,
+            head: self.head.and_then(|head| match head {
+                HeadArg::Keep => Some(Store::Float),
+                HeadArg::Int8 => Some(Store::Int8),
+                HeadArg::Int4 => Some(Store::Int4),
+                HeadArg::Auto => None,
             }),
+            budget,
+            lifted,
             keep: self.keep.clone(),
             tensors: self.tensor.clone(),
             accuracy_target: gate.accuracy_target,
@@ -405,4 +441,24 @@ impl PresetArgs {
     pub(super) fn load(&self) -> Result<Preset> {
         preset::load(&self.preset).map_err(crate::error::Error::of_caller)
     }
+}
+
+/// A number of bytes: `15MB`, `14.7 MB`, `16MiB`, `1500000`.
+fn bytes(text: &str) -> std::result::Result<u64, String> {
+    let text = text.trim();
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("'{other}' is no unit of bytes: kB, MB, GB, KiB, MiB or GiB")),
+    };
+    let number: f64 = number.parse().map_err(|_| "a size as 15MB is expected".to_owned())?;
+    let bytes = number * factor;
+    if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err("a size above 0 is expected".to_owned()) }
 }

@@ -13,8 +13,8 @@ mod runtime;
 mod stages;
 mod value;
 
-pub use fusion::{Fusion, fusion};
 pub use activation::round_rows;
+pub use fusion::{Fusion, fusion};
 pub use runtime::{Output, Runner, hush_panics};
 pub use stages::{Cut, Run, Stage, Stages};
 pub use value::Value;

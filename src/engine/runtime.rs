@@ -42,9 +42,7 @@ impl Runner {
     pub fn new(model: &Checked<Model>, output: &str, variant: Variant) -> Result<Self> {
         refuse::refuse(model)?;
         let lowered = lower::lower(model, output, variant)?;
-        let model = guarded("reading the graph", || {
-            parse(&lowered)
-        })?;
+        let model = guarded("reading the graph", || parse(&lowered))?;
         let inputs = model.inputs.iter().map(|outlet| model.node(outlet.node).name.clone()).collect();
         Ok(Self { model, inputs, plans: Mutex::default() })
     }

@@ -262,7 +262,9 @@ impl<'a> Planner<'a> {
                     .copied()
                     .filter(|at| {
                         let takes = self.takes.get(*at).map_or(&[][..], Vec::as_slice);
-                        takes.iter().all(|name| nature(name) == Nature::Constant || known.contains(name.as_str()))
+                        takes
+                            .iter()
+                            .all(|name| nature(name) == Nature::Constant || known.contains(name.as_str()))
                     })
                     .collect();
                 if able.is_empty() {
@@ -292,7 +294,8 @@ impl<'a> Planner<'a> {
         }
         let mut last_use: HashMap<&str, usize> = HashMap::new();
         for (number, (round, cuts)) in rounds.iter().enumerate() {
-            for name in round.iter().flat_map(|at| &self.takes[*at]).chain(cuts.iter().map(|cut| &cut.input)) {
+            for name in round.iter().flat_map(|at| &self.takes[*at]).chain(cuts.iter().map(|cut| &cut.input))
+            {
                 last_use.insert(name, number);
             }
         }
@@ -321,14 +324,20 @@ impl<'a> Planner<'a> {
             let given: Vec<String> = given.into_iter().map(str::to_owned).collect();
             let nodes = self.with_constants(round, &producer, &nature);
             let glue = Glue::new(self.proto, self.graph, nodes, fixed, fed, given);
-            let dead = last_use.iter().filter(|(_, last)| **last == number).map(|(name, _)| (*name).to_owned());
+            let dead =
+                last_use.iter().filter(|(_, last)| **last == number).map(|(name, _)| (*name).to_owned());
             stages.push(Stage { glue, cuts: cuts.clone(), dead: dead.collect() });
         }
         Ok(stages)
     }
 
     fn outputs(&self, at: usize) -> impl Iterator<Item = &str> {
-        self.nodes.get(at).into_iter().flat_map(|node| &node.output).map(String::as_str).filter(|n| !n.is_empty())
+        self.nodes
+            .get(at)
+            .into_iter()
+            .flat_map(|node| &node.output)
+            .map(String::as_str)
+            .filter(|n| !n.is_empty())
     }
 
     /// The nodes of a round in file order, with the constant ones that they need.
@@ -341,7 +350,9 @@ impl<'a> Planner<'a> {
         let mut all: BTreeSet<usize> = round.iter().copied().collect();
         let mut queue: Vec<usize> = round.to_vec();
         while let Some(at) = queue.pop() {
-            for name in self.takes.get(at).into_iter().flatten().filter(|name| nature(name) == Nature::Constant) {
+            for name in
+                self.takes.get(at).into_iter().flatten().filter(|name| nature(name) == Nature::Constant)
+            {
                 if let Some(&from) = producer.get(name.as_str())
                     && all.insert(from)
                 {
@@ -378,10 +389,8 @@ impl<'a> Planner<'a> {
         loop {
             let mut changed = false;
             for (node, takes) in self.nodes.iter().zip(&self.takes) {
-                let known: Option<Vec<Nature>> = takes
-                    .iter()
-                    .map(|name| natures.get(name).copied())
-                    .collect();
+                let known: Option<Vec<Nature>> =
+                    takes.iter().map(|name| natures.get(name).copied()).collect();
                 let Some(known) = known else { continue };
                 let most = known.into_iter().max().unwrap_or(Nature::Constant);
                 let nature = match node.op_type() {

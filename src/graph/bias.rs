@@ -29,7 +29,11 @@ pub fn bias(index: &Index<'_>, site: &Site) -> Option<Bias> {
         Form::Gather => None,
         Form::Gemm { beta, .. } => {
             let found = operand(index, node.input.get(2).filter(|name| !name.is_empty())?)?;
-            (beta != 0.0 && vector(&found, 2)).then_some(Bias { node: site.at.node, input: 2, operand: found })
+            (beta != 0.0 && vector(&found, 2)).then_some(Bias {
+                node: site.at.node,
+                input: 2,
+                operand: found,
+            })
         }
         Form::MatMul => {
             let product = node.output.first()?;

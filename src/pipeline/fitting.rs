@@ -10,6 +10,7 @@ use crate::graph::Inventory;
 use crate::onnx::{Checked, Model};
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
+use crate::quant::{Algorithm, ScaleStorage};
 
 /// Samples that are made up where the user gives none.
 const SYNTHETIC: usize = 256;
@@ -77,6 +78,16 @@ impl<'a> Fitting<'a> {
         }
         let list = self.samples.as_ref().map_or(&[][..], |samples| samples.list.as_slice());
         calibrate(model, known, plan, list, &output.name, progress)
+    }
+
+    /// How linears are fitted in this run.
+    pub fn algorithm(&self) -> Algorithm {
+        self.options.settings.algorithm
+    }
+
+    /// Type of the scales in this run.
+    pub fn scales(&self) -> ScaleStorage {
+        self.options.settings.scales
     }
 
     /// What came of it.

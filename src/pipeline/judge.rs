@@ -120,6 +120,18 @@ impl<'a> Judge<'a> {
         self.ready.as_ref()
     }
 
+    /// The same, made ready where it is not yet.
+    ///
+    /// # Errors
+    /// [`Kind::Unsupported`] when the original cannot be run.
+    pub(super) fn prepared(&mut self, progress: &dyn Progress) -> Result<&Ready> {
+        let ready = match self.ready.take() {
+            Some(ready) => ready,
+            None => self.prepare(progress)?,
+        };
+        Ok(self.ready.insert(ready))
+    }
+
     /// Runs `rewritten` beside the original.
     ///
     /// # Errors
@@ -143,11 +155,8 @@ impl<'a> Judge<'a> {
     }
 
     fn measure(&mut self, rewritten: &Checked<Model>, progress: &dyn Progress) -> Result<Judged> {
-        let ready = match self.ready.take() {
-            Some(ready) => ready,
-            None => self.prepare(progress)?,
-        };
-        let ready = self.ready.insert(ready);
+        self.prepared(progress)?;
+        let Some(ready) = &self.ready else { return Err(Error::unsupported("runtime", "is not ready")) };
         let place = |error: Error| error.within(rewritten.path().display());
         if !rewritten.graph().output.iter().any(|output| output.name() == ready.output.name) {
             let what = format!("has no output '{}', which the original has", ready.output.name);

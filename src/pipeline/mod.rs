@@ -1,6 +1,7 @@
 //! The story of a run: the only place that knows the order of the rooms.
 
 mod analyze;
+mod budget;
 mod fitting;
 mod inspect;
 mod judge;
@@ -21,12 +22,13 @@ use crate::plan::{Decision, Plan, choose};
 use crate::progress::Progress;
 use crate::report::{Report, Validation};
 use crate::rewrite::{Errors, Rewritten, rewrite as carry_out};
-use crate::settings::Settings;
+use crate::settings::{Budget, Settings};
 use crate::validate::Outcome;
 
 pub use analyze::{AnalyzeOptions, analyze};
 pub use inspect::inspect;
 
+use budget::Costs;
 use fitting::Fitting;
 use judge::Judge;
 
@@ -34,6 +36,10 @@ use judge::Judge;
 const SYNTHETIC: usize = 32;
 /// Above this many bytes, `--validate auto` does not run a model.
 const AUTO_BYTES: u64 = 2_000_000_000;
+
+/// Rounds in which a plan is made for a target of loss, and the share of it that is near enough.
+const LOSS_ROUNDS: usize = 4;
+const LOSS_SLACK: f64 = 0.7;
 
 /// When both models are run on samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -139,18 +145,55 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
     let Some(target) = &options.output else {
-        let draft = carry_out(&model, &known, &plan, &HashMap::new(), &notes.metadata(&plan)).map_err(place)?.draft;
+        let draft =
+            carry_out(&model, &known, &plan, &HashMap::new(), &notes.metadata(&plan)).map_err(place)?.draft;
         let report = notes.planned(&plan, &draft, options.external)?;
         return Ok(Done { report, plan });
     };
 
     let save = SaveOptions { external: options.external };
     let mut fitting = Fitting::new(options, &model)?;
+    let mut judge = Judge::new(options, &model, &known, samples);
+    let costs = match budget::asked(options) {
+        None => None,
+        Some(budget) => {
+            let costs =
+                Costs::of(&model, &known, &plan, &mut fitting, &mut judge, progress).map_err(place)?;
+            plan = match budget {
+                Budget::Loss(_) => {
+                    costs.plan_for(&plan, budget::FIRST_GUESS, "loss target").map_or(plan, |(plan, _)| plan)
+                }
+                _ => costs.plan(&model, &known, &plan, budget, &notes).map_err(place)?.0,
+            };
+            Some((budget, costs))
+        }
+    };
     let fitted = fitting.fit(&model, &known, &plan, progress).map_err(place)?;
     let mut written = write(&model, &known, &plan, fitted, &notes, target, save, progress)?;
-    let mut judge = Judge::new(options, &model, &known, samples);
     let mut judged = judge.judge(&written.model, progress)?;
-    while options.repair && options.plan.is_none() && judged.misses_target() {
+    if let Some((Budget::Loss(most), costs)) = &costs {
+        let mut limit = budget::FIRST_GUESS;
+        for _ in 0..LOSS_ROUNDS {
+            let loss = judged.loss();
+            if loss <= *most && loss > LOSS_SLACK * most {
+                break;
+            }
+            // The loss follows the squared error of the output about linearly; aim a little below.
+            limit *= (0.9 * most / loss.max(0.01 * most)).clamp(0.05, 8.0);
+            let Some((next, _)) = costs.plan_for(&plan, limit, "loss target") else { break };
+            if next == plan {
+                break;
+            }
+            plan = next;
+            drop(written);
+            let fitted = fitting.fit(&model, &known, &plan, progress).map_err(place)?;
+            written = write(&model, &known, &plan, fitted, &notes, target, save, progress)?;
+            judged = judge.judge(&written.model, progress)?;
+        }
+    }
+    // A budget of bytes is a promise that repairs would break.
+    let may_grow = !matches!(costs, Some((Budget::Size(_) | Budget::BitsPerWeight(_), _)));
+    while options.repair && may_grow && options.plan.is_none() && judged.misses_target() {
         let Some(steps) = mend::mend(&judge, &model, &known, &mut plan, &judged, progress)? else { break };
         drop(written);
         let fitted = fitting.fit(&model, &known, &plan, progress).map_err(place)?;

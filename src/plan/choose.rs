@@ -71,7 +71,14 @@ impl Chooser<'_> {
                         Some(rule) => format!("{} cannot be followed: {obstacle}", rule.origin),
                         None => obstacle.clone(),
                     };
-                    UsePlan { node: operator, slot: None, matrix: None, encoding: Encoding::Float, reason }
+                    UsePlan {
+                        node: operator,
+                        slot: None,
+                        matrix: None,
+                        encoding: Encoding::Float,
+                        reason,
+                        fixed: true,
+                    }
                 }
                 WeightUse::Site(at) => {
                     let site = self.inventory.sites.get(*at);
@@ -109,6 +116,7 @@ impl Chooser<'_> {
             matrix: Some((site.k, site.n)),
             encoding,
             reason,
+            fixed: rule.is_some(),
         })
     }
 

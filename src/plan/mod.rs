@@ -3,6 +3,7 @@
 //! A [`Plan`] is a value: it can be shown (a dry run), written down, read back and carried out to the same
 //! bytes. Nothing in it depends on how it is carried out.
 
+mod budget;
 mod choose;
 mod repair;
 
@@ -12,7 +13,9 @@ use crate::error::{Error, Result};
 use crate::onnx::Model;
 use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme};
 use crate::role::Role;
+use crate::sensitivity::Candidate;
 
+pub use budget::{Choice, Limit, totals, within};
 pub use choose::{choose, tied_bytes};
 pub use repair::{Step, next_step, raise_to};
 
@@ -71,6 +74,9 @@ pub struct UsePlan {
     pub encoding: Encoding,
     /// Why.
     pub reason: String,
+    /// Whether a rule decided it, so that no budget may change it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fixed: bool,
 }
 
 /// How a weight is stored for one use.
@@ -96,6 +102,28 @@ pub enum Encoding {
 }
 
 impl Encoding {
+    /// The form of the weight alone; `None` for float.
+    pub fn candidate(&self) -> Option<Candidate> {
+        match self {
+            Encoding::Float => None,
+            Encoding::Blocks { scheme, .. } => Some(Candidate::Blocks(*scheme)),
+            Encoding::Rows { scales, .. } => Some(Candidate::Rows(*scales)),
+        }
+    }
+
+    /// The same with another form of the weight.
+    pub fn with(self, candidate: Candidate) -> Encoding {
+        match (self, candidate) {
+            (Encoding::Blocks { algorithm, .. }, Candidate::Blocks(scheme)) => {
+                Encoding::Blocks { scheme, algorithm }
+            }
+            (Encoding::Rows { algorithm, .. }, Candidate::Rows(scales)) => {
+                Encoding::Rows { scales, algorithm }
+            }
+            (other, _) => other,
+        }
+    }
+
     /// Payload bytes of a `[k,n]` weight in this form; `None` for float, which has the stored one's.
     pub fn bytes(&self, k: usize, n: usize) -> Option<u64> {
         match self {
@@ -127,6 +155,11 @@ impl Encoding {
 }
 
 impl Decision {
+    /// Values of the tensor.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|size| *size as u64).product()
+    }
+
     /// Whether the original tensor stays in the file.
     pub fn keeps_original(&self) -> bool {
         self.uses.iter().any(|usage| usage.encoding == Encoding::Float)

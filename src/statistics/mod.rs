@@ -114,9 +114,12 @@ mod tests {
         let found = sums.moments(true);
         assert_eq!(found.rewritten, [3.0, 3.0]);
         assert_eq!(found.original, [4.0, 3.0]);
-        let variance = |a: [f32; 3], b: [f32; 3]| a.iter().zip(b).map(|(x, y)| (x - 3.0) * (y - 3.0)).sum::<f32>() / 3.0;
+        let variance =
+            |a: [f32; 3], b: [f32; 3]| a.iter().zip(b).map(|(x, y)| (x - 3.0) * (y - 3.0)).sum::<f32>() / 3.0;
         let (x, y) = ([1.0, 3.0, 5.0], [2.0, 6.0, 1.0]);
-        for (at, expected) in [variance(x, x), variance(x, y), variance(y, x), variance(y, y)].iter().enumerate() {
+        for (at, expected) in
+            [variance(x, x), variance(x, y), variance(y, x), variance(y, y)].iter().enumerate()
+        {
             assert!((found.square[at] - expected).abs() < 1e-5, "{found:?}");
         }
         // The drift is the same in every row: with its mean off, nothing is left.

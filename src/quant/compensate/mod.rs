@@ -99,7 +99,9 @@ impl Coded {
         for (row, codes) in self.codes.chunks_exact(n.max(1)).enumerate() {
             let at = row / block * n;
             let (scales, zeros) = (&self.grid.scales[at..at + n], &self.grid.zeros[at..at + n]);
-            out.extend(codes.iter().zip(scales).zip(zeros).map(|((code, scale), zero)| (code - zero) * scale));
+            out.extend(
+                codes.iter().zip(scales).zip(zeros).map(|((code, scale), zero)| (code - zero) * scale),
+            );
         }
         out
     }

@@ -51,7 +51,11 @@ impl Prepared {
         });
         let factor = reversed.llt(Side::Lower).ok()?;
         let mut inverse = Mat::<f64>::zeros(k, k);
-        faer::linalg::triangular_inverse::invert_lower_triangular(inverse.as_mut(), factor.L(), faer::Par::Seq);
+        faer::linalg::triangular_inverse::invert_lower_triangular(
+            inverse.as_mut(),
+            factor.L(),
+            faer::Par::Seq,
+        );
         let mut upper = vec![0.0f32; k * k];
         for i in 0..k {
             for j in i..k {

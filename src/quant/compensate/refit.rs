@@ -38,7 +38,8 @@ pub(super) fn scales(strip: &mut Strip, codes: &[f32], aim: &[f32], prepared: &P
             let (first, last) = (other * block, k.min((other + 1) * block));
             sums.fill(0.0);
             for row in first..last {
-                let (d, t) = (&distances[row * s..(row + 1) * s], &spread[(row - top) * s..(row - top + 1) * s]);
+                let (d, t) =
+                    (&distances[row * s..(row + 1) * s], &spread[(row - top) * s..(row - top + 1) * s]);
                 for c in 0..s {
                     sums[c] += d[c] * t[c];
                 }
