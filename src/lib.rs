@@ -44,6 +44,7 @@ pub mod graph;
 pub mod limits;
 pub mod onnx;
 pub mod opset;
+pub mod panics;
 pub mod pipeline;
 pub mod plan;
 pub mod preset;

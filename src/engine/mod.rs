@@ -11,7 +11,7 @@ mod refuse;
 mod runtime;
 
 pub use fusion::{Fusion, fusion};
-pub use runtime::{Output, Runner, hush_panics};
+pub use runtime::{Output, Runner};
 
 /// Which arithmetic a [`Runner`] computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -55,7 +55,7 @@ pub struct RewriteOptions {
     /// A plan to repeat, instead of making one.
     pub plan: Option<String>,
     /// Samples; without them synthetic ones are made.
-    pub data: Option<PathBuf>,
+    pub data: Option<data::Source>,
     /// The output to compare; `None` chooses it.
     pub output_name: Option<String>,
     /// When to run both models. Default: [`When::Auto`].
@@ -115,7 +115,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     }
     let place = |error: Error| error.within(model.path().display());
     let known = inventory(&model);
-    let samples = options.data.as_ref().map(|path| data::load(path, &model)).transpose()?;
+    let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
     let (digest, plan) = rayon::join(
         || model.digest(),
         || match &options.plan {
@@ -185,7 +185,7 @@ pub struct ValidateOptions {
     /// Of it, only the target counts.
     pub settings: Settings,
     /// Samples; without them synthetic ones are made.
-    pub data: Option<PathBuf>,
+    pub data: Option<data::Source>,
     /// The output to compare; `None` chooses it.
     pub output_name: Option<String>,
     /// Of synthetic samples.
@@ -202,7 +202,7 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     let rewritten = load(&options.rewritten)?;
     same_inputs(&original, &rewritten)?;
     let known = inventory(&original);
-    let samples = options.data.as_ref().map(|path| data::load(path, &original)).transpose()?;
+    let samples = options.data.as_ref().map(|source| data::load(source, &original)).transpose()?;
     let asked = RewriteOptions {
         output_name: options.output_name.clone(),
         seed: options.seed,
