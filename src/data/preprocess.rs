@@ -23,7 +23,7 @@ pub(super) struct Preprocess {
     resize: Option<(Size, FilterType)>,
     /// Height and width.
     crop: Option<(u32, u32)>,
-    factor: f32,
+    factor: f64,
     /// One a channel, as many as the model has.
     mean: Vec<f32>,
     std: Vec<f32>,
@@ -70,7 +70,7 @@ impl Preprocess {
         if std.contains(&0.0) {
             return Err(Error::format("'image_std'", "holds 0"));
         }
-        Ok(Self { resize, crop, factor: factor as f32, mean, std })
+        Ok(Self { resize, crop, factor, mean, std })
     }
 
     /// Height and width of every image, where they do not depend on it.
@@ -112,7 +112,7 @@ impl Preprocess {
         let mut planes = Vec::with_capacity(image.as_raw().len());
         for (channel, (mean, std)) in self.mean.iter().zip(&self.std).enumerate() {
             let values = image.as_raw().iter().skip(channel).step_by(channels);
-            planes.extend(values.map(|value| (f32::from(*value) * self.factor - mean) / std));
+            planes.extend(values.map(|value| ((f64::from(*value) * self.factor) as f32 - mean) / std));
         }
         Ok(Planes { height: image.height() as usize, width: image.width() as usize, planes })
     }
