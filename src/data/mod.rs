@@ -195,28 +195,30 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     let meta = path.metadata().map_err(|error| Error::io(path, &error))?;
     let form = Form::of(path, meta.is_dir())?;
     form.check(source)?;
-    let read = || match form {
-        Form::TestData => folder::load(path, model),
-        Form::Images => images::load(path, model),
-        Form::Safetensors | Form::Lines | Form::Objects | Form::Archive => {
+    let within = |error: Error| error.within(&shown);
+    let (list, sha256) = match form {
+        Form::TestData => folder::load(path, model).map_err(within)?,
+        Form::Images => images::load(path, model).map_err(within)?,
+        _ => {
             let bytes = crate::onnx::map_file(path)?;
-            let list = match form {
-                Form::Safetensors => arrays::samples(safetensors::read(&bytes)?, model),
-                Form::Lines => sequences::samples(&text::lines(&bytes)?, source, model),
-                Form::Objects => {
-                    let texts = text::objects(&bytes, source.field.as_deref())?;
-                    sequences::samples(&texts, source, model)
-                }
-                _ => arrays::samples(npz::read(&bytes)?, model),
-            };
-            list.map(|list| (list, hex(&Sha256::digest(&bytes))))
+            let list = parse(form, &bytes, source, model).map_err(within)?;
+            (list, hex(&Sha256::digest(&bytes)))
         }
     };
-    let (list, sha256) = read().map_err(|error| error.within(&shown))?;
     if list.is_empty() {
         return Err(Error::format(shown, "holds no sample"));
     }
     Ok(Samples { list, origin: Origin::File { path: path.to_owned(), sha256 } })
+}
+
+/// The samples in the bytes of a file.
+fn parse(form: Form, bytes: &Bytes, source: &Source, model: &Model) -> Result<Vec<Sample>> {
+    match form {
+        Form::Safetensors => arrays::samples(safetensors::read(bytes)?, model),
+        Form::Lines => sequences::samples(&text::lines(bytes)?, source, model),
+        Form::Objects => sequences::samples(&text::objects(bytes, source.field.as_deref())?, source, model),
+        _ => arrays::samples(npz::read(bytes)?, model),
+    }
 }
 
 /// How many samples of `b` have the same inputs as one of `a`, byte for byte.
