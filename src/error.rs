@@ -114,6 +114,15 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// The message of a library as part of a line: no breaks, at most 300 characters.
+pub(crate) fn one_line(text: &str) -> String {
+    let joined = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match joined.char_indices().nth(300) {
+        Some((end, _)) => format!("{}…", &joined[..end]),
+        None => joined,
+    }
+}
+
 fn io_reason(error: &std::io::Error) -> String {
     use std::io::ErrorKind as K;
     match error.kind() {

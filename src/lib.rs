@@ -46,6 +46,7 @@ pub mod limits;
 pub mod linalg;
 pub mod onnx;
 pub mod opset;
+pub mod panics;
 pub mod pipeline;
 pub mod plan;
 pub mod preset;

@@ -28,5 +28,15 @@ pub const COMPRESSION_RATIO: u64 = 1100;
 pub const SAMPLES: usize = 10_000_000;
 /// Bytes of the header of a numpy array.
 pub const NPY_HEADER_BYTES: usize = 64 << 10;
-/// Bytes of a plan or preset file.
+/// Bytes of a plan, a preset, a tokenizer, or a file of text.
 pub const TEXT_BYTES: u64 = 256 << 20;
+/// Bytes of one line of text: a tokenizer may keep tens of bytes for each.
+pub const LINE_BYTES: usize = 16 << 20;
+/// Bytes of a preprocessor_config.json.
+pub const CONFIG_BYTES: u64 = 1 << 20;
+/// Bytes of one image file.
+pub const IMAGE_BYTES: u64 = 256 << 20;
+/// Height or width of an image.
+pub const IMAGE_SIDE: u32 = 32 << 10;
+/// Pixels of an image, before and after it is resized.
+pub const IMAGE_PIXELS: u64 = 1 << 26;

@@ -905,7 +905,7 @@ proptest! {
         }
         let folder = Folder::new();
         let path = folder.write("d.npz", file);
-        if let Ok(samples) = efq::data::load(&path, &model) {
+        if let Ok(samples) = support::samples_at(&path, &model) {
             prop_assert!(samples.list.iter().all(|sample| sample.inputs.len() == 1));
         }
     }

@@ -1159,8 +1159,8 @@ fn samples_come_as_npz_or_as_a_folder() {
         );
         folder.write(&format!("sets/test_data_set_{at}/input_0.pb"), tensor.encode_to_vec());
     }
-    let archive = efq::data::load(&labelled, &model).unwrap();
-    let sets = efq::data::load(&folder.join("sets"), &model).unwrap();
+    let archive = support::samples_at(&labelled, &model).unwrap();
+    let sets = support::samples_at(&folder.join("sets"), &model).unwrap();
     assert_eq!(archive.list.len(), 3);
     for (a, b) in archive.list.iter().zip(&sets.list) {
         assert_eq!(a.inputs, b.inputs);
@@ -1182,7 +1182,7 @@ fn bools_are_zero_or_one() {
         ("x", npy_f32(&[3, 64], &noise(192, 9))),
         ("flags", support::npy("|b1", "(3,)", &[0, 1, 255])),
     ]);
-    let samples = efq::data::load(&folder.write("d.npz", file), &model).unwrap();
+    let samples = support::samples_at(&folder.write("d.npz", file), &model).unwrap();
     let flags: Vec<u8> = samples.list.iter().map(|sample| sample.inputs[1].1.bytes[0]).collect();
     assert_eq!(flags, [0, 1, 1]);
 }
@@ -1319,7 +1319,7 @@ fn a_vision_transformer_computes_with_the_weights_in_its_file() {
     }
     assert_eq!(changed, 17);
     let original = efq::onnx::load_bytes(proto.encode_to_vec().into()).unwrap();
-    let samples = efq::data::load(&folder.join("d.npz"), &original).unwrap();
+    let samples = support::samples_at(&folder.join("d.npz"), &original).unwrap();
     let [a, b] = [&original, &model].map(|model| Runner::new(model, "logits", Variant::WeightsOnly).unwrap());
     for sample in &samples.list {
         close(&b.run(sample).unwrap().values, &a.run(sample).unwrap().values, 1e-4, "logits");

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Free to all: they know no room but one another.
-const GROUND: [&str; 5] = ["error", "limits", "role", "progress", "settings"];
+const GROUND: [&str; 6] = ["error", "limits", "panics", "role", "progress", "settings"];
 
 /// Every room, from the lowest, and what it may use beside the ground.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -62,6 +62,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 const GROUND_USES: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("limits", &[]),
+    ("panics", &[]),
     ("role", &[]),
     ("progress", &["error"]),
     ("settings", &["error", "role", "preset", "quant"]),

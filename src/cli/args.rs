@@ -1,10 +1,11 @@
 //! What can be typed.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use crate::data::Source;
 use crate::error::Error;
 use crate::error::Result;
 use crate::preset::{self, AlgorithmName, BlockSize, Preset, Scales, Store};
@@ -224,10 +225,17 @@ pub(super) struct PresetArgs {
 #[derive(Debug, ClapArgs)]
 #[command(next_help_heading = "Samples")]
 pub(super) struct SampleArgs {
-    /// .npz with one array per input (first axis: samples) and optionally `labels`, or a folder with
-    /// test_data_set_*; without it synthetic samples are made
+    /// Samples: .npz or .safetensors with one array per input (first axis: samples) and optionally
+    /// `labels`; .txt or .jsonl; a folder of images, or with test_data_set_*; without it synthetic samples
+    /// are made
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
+    /// tokenizer.json for text [default: beside the model or in the folder above]
+    #[arg(long, value_name = "FILE", requires = "data")]
+    pub tokenizer: Option<PathBuf>,
+    /// Field of a .jsonl that holds the text [default: text]
+    #[arg(long, value_name = "NAME", requires = "data")]
+    pub field: Option<String>,
     /// Seed of synthetic samples
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -434,6 +442,27 @@ impl WeightArgs {
             min_cosine: gate.min_cosine,
         };
         Settings::new(preset, &overrides)
+    }
+}
+
+impl SampleArgs {
+    /// Where the samples come from.
+    pub(super) fn source(&self) -> Option<Source> {
+        self.source_of(self.data.as_deref()?, None)
+    }
+
+    /// Where the samples at `path` come from, beside `other` ones: tokenizer and field are for the text.
+    pub(super) fn source_of(&self, path: &Path, other: Option<&Path>) -> Option<Source> {
+        let is_text = |path: &Path| path.extension().is_some_and(|ext| ext == "txt" || ext == "jsonl");
+        let mine = is_text(path) || !other.is_some_and(is_text);
+        let (tokenizer, field) = (self.tokenizer.clone(), self.field.clone());
+        let source = Source::new(path);
+        Some(if mine { Source { tokenizer, field, ..source } } else { source })
+    }
+
+    /// The files that are read for them.
+    pub(super) fn reads(&self) -> impl Iterator<Item = &Path> {
+        self.data.as_deref().into_iter().chain(self.tokenizer.as_deref())
     }
 }
 

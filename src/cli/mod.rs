@@ -19,15 +19,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::engine::hush_panics;
 use crate::error::{Error, Kind};
+use crate::panics;
 use crate::report::for_terminal;
 use args::{Args, Command, Format, General};
 use exit::Exit;
 
 /// Runs the command with the arguments of the process.
 pub fn main() -> ExitCode {
-    hush_panics();
+    panics::hush();
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

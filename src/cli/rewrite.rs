@@ -19,16 +19,17 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
     check_reports(&args.gate.report)?;
     let model = find(&args.model)?;
     let mut reads = vec![model.as_path(), Path::new(&args.preset.preset)];
-    reads.extend(args.samples.data.as_deref().into_iter().chain(args.calibration.as_deref()));
+    reads.extend(args.samples.reads().chain(args.calibration.as_deref()));
     reads.extend(args.from_plan.as_deref());
     let mut writes: Vec<&Path> = args.gate.report.iter().map(PathBuf::as_path).collect();
     writes.extend(args.output.as_deref().filter(|_| !args.dry_run).into_iter().chain(args.plan.as_deref()));
     paths::check(&reads, &writes, args.force)?;
+    let (data, calibration) = (args.samples.data.as_deref(), args.calibration.as_deref());
     let options = RewriteOptions {
         output: args.output.clone().filter(|_| !args.dry_run),
         plan: args.from_plan.as_deref().map(read_plan).transpose().map_err(Error::of_caller)?,
-        data: args.samples.data.clone(),
-        calibration: args.calibration.clone(),
+        data: data.and_then(|path| args.samples.source_of(path, calibration)),
+        calibration: calibration.and_then(|path| args.samples.source_of(path, data)),
         output_name: args.samples.output_name.clone(),
         validate: match args.validate {
             ValidateWhen::Auto => When::Auto,

@@ -20,14 +20,14 @@ pub(super) fn run(args: &Validate, general: &General) -> Result<Exit> {
     };
     check_reports(&args.gate.report)?;
     let mut reads = vec![args.original.as_path(), &args.rewritten, Path::new(&args.preset.preset)];
-    reads.extend(args.samples.data.as_deref());
+    reads.extend(args.samples.reads());
     let writes: Vec<&Path> = args.gate.report.iter().map(PathBuf::as_path).collect();
     paths::check(&reads, &writes, args.force)?;
     let options = ValidateOptions {
         original: args.original.clone(),
         rewritten: args.rewritten.clone(),
         settings: Settings::new(&preset, &overrides)?,
-        data: args.samples.data.clone(),
+        data: args.samples.source(),
         output_name: args.samples.output_name.clone(),
         seed: args.samples.seed,
     };

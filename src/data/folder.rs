@@ -58,12 +58,21 @@ pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> 
     Ok((samples, hex(&hasher.finalize())))
 }
 
-fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+/// Whether `path` holds test data, or is a set of it.
+pub(super) fn holds(path: &Path) -> Result<bool> {
+    Ok(entries(path)?.iter().any(|entry| {
+        let name = file_name(entry);
+        (name.starts_with("test_data_set") && entry.is_dir())
+            || (name.starts_with("input_") && name.ends_with(".pb"))
+    }))
+}
+
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = folder.read_dir().map_err(|error| Error::io(folder, &error))?;
     Ok(list.flatten().map(|entry| entry.path()).collect())
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 

@@ -2,7 +2,12 @@
 
 use super::Array;
 use crate::error::{Error, Result};
-use crate::onnx::proto::{TypeProto, tensor_proto::DataType, tensor_shape_proto::dimension, type_proto};
+use crate::onnx::proto::{
+    TypeProto,
+    tensor_proto::DataType,
+    tensor_shape_proto::{Dimension, dimension},
+    type_proto,
+};
 use crate::onnx::{Model, tensor};
 
 /// A declared size of a graph input.
@@ -39,6 +44,18 @@ impl InputSpec {
             .collect();
         format!("[{}]", parts.join(", "))
     }
+
+    /// Refuses an input whose first axis is a fixed batch of several samples.
+    pub(super) fn takes_one_sample(&self) -> Result<()> {
+        match self.dims.as_deref() {
+            Some([Dim::Fixed(batch), ..]) if *batch > 1 => Err(Error::unsupported(
+                format!("input '{}'", self.name),
+                format!("the model takes exactly {} samples at a time", self.shape_text()),
+            )
+            .help("export it with a free batch size, or give a folder of ONNX test data")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The inputs of the main graph that have no default, in order.
@@ -58,20 +75,28 @@ pub fn inputs(model: &Model) -> Result<Vec<InputSpec>> {
         };
         let data_type = DataType::try_from(kind.elem_type())
             .map_err(|_| Error::format(named(), format!("unknown element type {}", kind.elem_type())))?;
-        let dims = kind.shape.as_ref().map(|shape| {
-            shape
-                .dim
-                .iter()
-                .map(|dim| match &dim.value {
-                    Some(dimension::Value::DimValue(size)) if *size >= 0 => Dim::Fixed(*size as usize),
-                    Some(dimension::Value::DimParam(name)) => Dim::Free(name.clone()),
-                    _ => Dim::Free(String::new()),
-                })
-                .collect()
-        });
-        found.push(InputSpec { name: value.name().to_owned(), data_type, dims });
+        found.push(InputSpec { name: value.name().to_owned(), data_type, dims: dims_of(kind) });
     }
     Ok(found)
+}
+
+/// The declared sizes of the output `name`.
+pub(super) fn output_dims(model: &Model, name: &str) -> Option<Vec<Dim>> {
+    let output = model.graph().output.iter().find(|output| output.name() == name)?;
+    match &output.r#type {
+        Some(TypeProto { value: Some(type_proto::Value::TensorType(kind)), .. }) => dims_of(kind),
+        _ => None,
+    }
+}
+
+fn dims_of(kind: &type_proto::Tensor) -> Option<Vec<Dim>> {
+    let shape = kind.shape.as_ref()?;
+    let dim = |dim: &Dimension| match &dim.value {
+        Some(dimension::Value::DimValue(size)) if *size >= 0 => Dim::Fixed(*size as usize),
+        Some(dimension::Value::DimParam(name)) => Dim::Free(name.clone()),
+        _ => Dim::Free(String::new()),
+    };
+    Some(shape.dim.iter().map(dim).collect())
 }
 
 /// `array` as `spec` asks for it.
@@ -152,6 +177,9 @@ fn as_floats(array: &Array) -> Option<Vec<f64>> {
         D::Double => bytes.as_chunks::<8>().0.iter().map(|c| f64::from_le_bytes(*c)).collect(),
         D::Float16 => {
             bytes.as_chunks::<2>().0.iter().map(|c| half::f16::from_le_bytes(*c).to_f64()).collect()
+        }
+        D::Bfloat16 => {
+            bytes.as_chunks::<2>().0.iter().map(|c| half::bf16::from_le_bytes(*c).to_f64()).collect()
         }
         _ => as_integers(array)?.into_iter().map(|value| value as f64).collect(),
     })

@@ -1,13 +1,22 @@
 //! Samples: what is fed to a model, one at a time, with labels where there are any.
 //!
-//! From an `.npz` file, from folders of ONNX test data, or made from the graph's own limits. What they are
-//! for is not known here.
+//! From arrays in an `.npz` or `.safetensors`, from text and its tokenizer, from images, from folders of ONNX
+//! test data, or made from the graph's own limits. What they are for is not known here.
 
+mod arrays;
 mod folder;
+mod images;
 mod inputs;
 mod npz;
+mod preprocess;
+mod safetensors;
+mod sequences;
 mod synthetic;
+mod tables;
+mod text;
+mod tokenizer;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -31,6 +40,9 @@ pub struct Array {
     pub bytes: Bytes,
 }
 
+/// The label of a position that does not count.
+pub const IGNORED: i64 = -100;
+
 /// What is known to be right for one sample.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Label {
@@ -39,7 +51,7 @@ pub enum Label {
     None,
     /// The class of the sample.
     Class(i64),
-    /// One class per position; -100 where none counts.
+    /// One class per position, [`IGNORED`] where none counts; each stands at the scores that predict it.
     Positions(Vec<i64>),
 }
 
@@ -88,25 +100,136 @@ impl Sample {
         let (_, array) = self.inputs.iter().find(|(name, _)| name == "attention_mask")?;
         inputs::as_integers(array).map(|values| values.into_iter().map(|value| value != 0).collect())
     }
+
+    /// SHA-256 of names, types, sizes and bytes of the inputs.
+    fn digest(&self) -> [u8; 32] {
+        let mut hasher = Sha256::new();
+        for (name, array) in &self.inputs {
+            let head = format!("{name:?} {} {:?} ", array.data_type as i32, array.shape);
+            hasher.update(head.as_bytes());
+            hasher.update(&array.bytes);
+        }
+        hasher.finalize().into()
+    }
 }
 
-/// Reads the samples at `path` for `model`: an `.npz` file, or a folder with `test_data_set_*` in it.
+/// Where samples are to be read from, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// A file (`.npz`, `.safetensors`, `.txt`, `.jsonl`), or a folder of images or of ONNX test data.
+    pub path: PathBuf,
+    /// For text: the `tokenizer.json`. Default: the one beside the model or in the folder above.
+    pub tokenizer: Option<PathBuf>,
+    /// For `.jsonl`: the field that holds the text. Default: `text`.
+    pub field: Option<String>,
+    /// For text: tokens of a sample at most. Default: 512, and 256 for windows of running text.
+    pub length: Option<usize>,
+}
+
+impl Source {
+    /// The defaults, for `path`.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), tokenizer: None, field: None, length: None }
+    }
+}
+
+impl From<PathBuf> for Source {
+    fn from(path: PathBuf) -> Self {
+        Self::new(path)
+    }
+}
+
+impl From<&Path> for Source {
+    fn from(path: &Path) -> Self {
+        Self::new(path)
+    }
+}
+
+/// The forms of samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    TestData,
+    Images,
+    Safetensors,
+    Lines,
+    Objects,
+    Archive,
+}
+
+impl Form {
+    /// By kind and ending; what has no known ending is taken for an `.npz`.
+    fn of(path: &Path, is_folder: bool) -> Result<Self> {
+        if is_folder {
+            let images = !folder::holds(path)? && !images::list(path)?.is_empty();
+            return Ok(if images { Self::Images } else { Self::TestData });
+        }
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        Ok(match ending.as_deref() {
+            Some("safetensors") => Self::Safetensors,
+            Some("txt") => Self::Lines,
+            Some("jsonl") => Self::Objects,
+            _ => Self::Archive,
+        })
+    }
+
+    /// Refuses options that are for other forms.
+    fn check(self, source: &Source) -> Result<()> {
+        if source.tokenizer.is_some() && !matches!(self, Self::Lines | Self::Objects) {
+            return Err(Error::caller("--tokenizer", "is for text: a .txt or .jsonl file"));
+        }
+        if source.field.is_some() && self != Self::Objects {
+            return Err(Error::caller("--field", "is for a .jsonl file"));
+        }
+        Ok(())
+    }
+}
+
+/// Reads the samples of `source` for `model`.
 ///
 /// # Errors
 /// A missing or unknown form, arrays that fit no input or are missing, other sizes than the graph declares,
-/// labels of another count than samples.
-pub fn load(path: &Path, model: &Model) -> Result<Samples> {
+/// labels of another count than samples, text without its tokenizer, images without their preprocessing.
+pub fn load(source: &Source, model: &Model) -> Result<Samples> {
+    let path = source.path.as_path();
     let shown = path.display().to_string();
     let meta = path.metadata().map_err(|error| Error::io(path, &error))?;
-    let (list, sha256) = if meta.is_dir() {
-        folder::load(path, model)
-    } else {
-        let bytes = crate::onnx::map_file(path)?;
-        npz::load(&bytes, model).map(|list| (list, hex(&Sha256::digest(&bytes))))
-    }
-    .map_err(|error| error.within(&shown))?;
+    let form = Form::of(path, meta.is_dir())?;
+    form.check(source)?;
+    let within = |error: Error| error.within(&shown);
+    let (list, sha256) = match form {
+        Form::TestData => folder::load(path, model).map_err(within)?,
+        Form::Images => images::load(path, model).map_err(within)?,
+        _ => {
+            let bytes = crate::onnx::map_file(path)?;
+            let list = parse(form, &bytes, source, model).map_err(within)?;
+            (list, hex(&Sha256::digest(&bytes)))
+        }
+    };
     if list.is_empty() {
         return Err(Error::format(shown, "holds no sample"));
     }
     Ok(Samples { list, origin: Origin::File { path: path.to_owned(), sha256 } })
+}
+
+/// The samples in the bytes of a file.
+fn parse(form: Form, bytes: &Bytes, source: &Source, model: &Model) -> Result<Vec<Sample>> {
+    match form {
+        Form::Safetensors => arrays::samples(safetensors::read(bytes)?, model),
+        Form::Lines => sequences::samples(&text::lines(bytes)?, source, model),
+        Form::Objects => sequences::samples(&text::objects(bytes, source.field.as_deref())?, source, model),
+        _ => arrays::samples(npz::read(bytes)?, model),
+    }
+}
+
+/// How many samples of `b` have the same inputs as one of `a`, byte for byte.
+pub fn coincide(a: &Samples, b: &Samples) -> usize {
+    let known: HashSet<[u8; 32]> = a.list.iter().map(Sample::digest).collect();
+    b.list.iter().filter(|sample| known.contains(&sample.digest())).count()
+}
+
+/// Where a file that goes with `model` may lie: in its folder, and in the one above (as with `onnx/model.onnx`).
+fn beside(model: &Model, name: &str) -> Vec<PathBuf> {
+    // Not canonical: a link into a cache stands where its companions stand.
+    let full = std::path::absolute(model.path()).unwrap_or_default();
+    full.ancestors().skip(1).take(2).map(|folder| folder.join(name)).collect()
 }

@@ -2,18 +2,18 @@
 //! rows, masks of ones, lengths from position tables, images of noise. They exercise the graph; they say
 //! nothing about real inputs.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::BTreeMap;
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::inputs::{Dim, InputSpec, inputs};
+use super::tables::Tables;
 use super::{Array, Label, Origin, Sample, Samples};
 use crate::error::{Error, Result};
-use crate::graph::{Form, Index, Inventory, operand};
+use crate::graph::Inventory;
+use crate::onnx::Model;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::{Model, node};
-use crate::role::Role;
 
 /// Length of a free sequence, and of the past of a cache, where no table says otherwise.
 const LENGTH: usize = 32;
@@ -51,26 +51,7 @@ struct Limits {
 
 impl Limits {
     fn of(model: &Model, inventory: &Inventory) -> Self {
-        let index = Index::new(model.graph(), model.proto.ir_version());
-        let mut rows: BTreeMap<String, usize> = BTreeMap::new();
-        for node in model.graph().node.iter().filter(|node| node::is(node, "Gather")) {
-            let [table, ids, ..] = node.input.as_slice() else { continue };
-            let Some(found) = operand(&index, table) else { continue };
-            let axis = usize::try_from(node::int(node, "axis", 0)).unwrap_or(0);
-            let Some(size) = found.dims.get(axis) else { continue };
-            if let Some(input) = input_behind(&index, ids) {
-                let entry = rows.entry(input).or_insert(usize::MAX);
-                *entry = (*entry).min(*size);
-            }
-        }
-        let positions = inventory
-            .sites
-            .iter()
-            .zip(&inventory.roles)
-            .filter(|(site, role)| matches!(site.form, Form::Gather) && **role == Role::PositionEmbeddings)
-            .map(|(site, _)| site.k)
-            .filter(|rows| *rows > 16)
-            .min();
+        let Tables { rows, positions } = Tables::of(model, inventory);
         Self { rows, length: positions.map_or(LENGTH, |rows| LENGTH.min(rows.saturating_sub(4))) }
     }
 
@@ -149,29 +130,6 @@ impl Limits {
             None => vec![1; count],
         }
     }
-}
-
-/// The graph input whose values `ids` are, reshaped or converted at most.
-fn input_behind(index: &Index<'_>, ids: &str) -> Option<String> {
-    let mut queue = VecDeque::from([ids]);
-    let mut seen = HashSet::new();
-    while let Some(value) = queue.pop_front() {
-        if index.is_input(value) && index.initializer(value).is_none() {
-            return Some(value.to_owned());
-        }
-        if !seen.insert(value) || seen.len() > 64 {
-            continue;
-        }
-        let Some((_, node)) = index.producer(value) else { continue };
-        match node.op_type() {
-            "Cast" | "Reshape" | "Unsqueeze" | "Squeeze" | "Identity" | "Flatten" | "Slice" | "Gather" => {
-                queue.extend(node.input.first().map(String::as_str));
-            }
-            "Where" | "Mul" | "Add" | "Clip" => queue.extend(node.input.iter().map(String::as_str)),
-            _ => {}
-        }
-    }
-    None
 }
 
 /// Standard normal values (Box-Muller).

@@ -15,7 +15,7 @@ mod value;
 
 pub use activation::round_rows;
 pub use fusion::{Fusion, fusion};
-pub use runtime::{Output, Runner, hush_panics};
+pub use runtime::{Output, Runner};
 pub use stages::{Cut, Run, Stage, Stages};
 pub use value::Value;
 

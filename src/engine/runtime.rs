@@ -1,8 +1,6 @@
 //! tract behind a small face: a lowered graph, a plan for each input shape, and no panic that gets out.
 
-use std::cell::Cell;
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use prost::Message as _;
@@ -12,9 +10,10 @@ use tract_onnx::tract_hir::internal::{InferenceFact, InferenceModelExt, ToDim};
 
 use super::{Variant, activation, lower, refuse};
 use crate::data::{Array, Sample};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, one_line};
 use crate::onnx::proto::{ModelProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Model};
+use crate::panics;
 
 /// The measured output for one sample.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,37 +163,12 @@ fn anyhow_if(failed: bool, what: impl FnOnce() -> String) -> TractResult<()> {
     if failed { Err(TractError::msg(what())) } else { Ok(()) }
 }
 
-thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Runs `work` and turns a failure or panic of the runtime into an error in one line.
 pub(super) fn guarded<T>(stage: &str, work: impl FnOnce() -> TractResult<T>) -> Result<T> {
-    INSIDE.set(true);
-    let result = catch_unwind(AssertUnwindSafe(work));
-    INSIDE.set(false);
     let unsupported = |what: String| Err(Error::unsupported("runtime", format!("{stage} failed: {what}")));
-    match result {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => unsupported(one_line(&format!("{error:#}"))),
-        Err(_) => unsupported("it panicked".to_owned()),
+    match panics::caught(work) {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) => unsupported(one_line(&format!("{error:#}"))),
+        None => unsupported("it panicked".to_owned()),
     }
-}
-
-fn one_line(text: &str) -> String {
-    let joined = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match joined.char_indices().nth(300) {
-        Some((end, _)) => format!("{}…", &joined[..end]),
-        None => joined,
-    }
-}
-
-/// Keeps panics of the runtime, which become errors, from being printed. For binaries, once at the start.
-pub fn hush_panics() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |info| {
-        if !INSIDE.get() {
-            usual(info);
-        }
-    }));
 }

@@ -29,7 +29,7 @@ pub struct AnalyzeOptions {
     /// A model file, or a folder that holds one.
     pub input: PathBuf,
     /// Samples; without them only the weights are looked at.
-    pub data: Option<PathBuf>,
+    pub data: Option<data::Source>,
     /// The output to compare; `None` chooses it.
     pub output_name: Option<String>,
     /// How scales are chosen.
@@ -44,7 +44,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     progress.stage("reading", 1);
     let model = load(&options.input)?;
     let known = inventory(&model);
-    let samples = options.data.as_ref().map(|path| data::load(path, &model)).transpose()?;
+    let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
     let wanted = candidates(&model, &known)?;
     if wanted.is_empty() {
         return Err(Error::unsupported(

@@ -65,9 +65,9 @@ pub struct RewriteOptions {
     /// A plan to repeat, instead of making one.
     pub plan: Option<String>,
     /// Samples that judge; without them synthetic ones are made.
-    pub data: Option<PathBuf>,
+    pub data: Option<data::Source>,
     /// Samples that weights are fitted to; without them synthetic ones are made.
-    pub calibration: Option<PathBuf>,
+    pub calibration: Option<data::Source>,
     /// The output to compare; `None` chooses it.
     pub output_name: Option<String>,
     /// When to run both models. Default: [`When::Auto`].
@@ -128,7 +128,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     }
     let place = |error: Error| error.within(model.path().display());
     let known = inventory(&model);
-    let samples = options.data.as_ref().map(|path| data::load(path, &model)).transpose()?;
+    let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
     let (digest, plan) = rayon::join(
         || model.digest(),
         || match &options.plan {
@@ -238,7 +238,7 @@ pub struct ValidateOptions {
     /// Of it, only the target counts.
     pub settings: Settings,
     /// Samples; without them synthetic ones are made.
-    pub data: Option<PathBuf>,
+    pub data: Option<data::Source>,
     /// The output to compare; `None` chooses it.
     pub output_name: Option<String>,
     /// Of synthetic samples.
@@ -255,7 +255,7 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     let rewritten = load(&options.rewritten)?;
     same_inputs(&original, &rewritten)?;
     let known = inventory(&original);
-    let samples = options.data.as_ref().map(|path| data::load(path, &original)).transpose()?;
+    let samples = options.data.as_ref().map(|source| data::load(source, &original)).transpose()?;
     let asked = RewriteOptions {
         output_name: options.output_name.clone(),
         seed: options.seed,

@@ -358,3 +358,8 @@ pub fn done(run: &Run) -> &str {
     assert_eq!(run.code, Some(0), "{run:?}");
     &run.out
 }
+
+/// The samples at `path`.
+pub fn samples_at(path: &Path, model: &efq::onnx::Model) -> efq::Result<efq::data::Samples> {
+    efq::data::load(&path.into(), model)
+}
