@@ -267,10 +267,10 @@ pub(super) struct WeightArgs {
     pub scales: Option<ScalesArg>,
     /// How embedding tables are stored, whatever the preset keeps
     #[arg(long, value_enum)]
-    pub embeddings: Option<TableArg>,
+    pub embeddings: Option<StoreArg>,
     /// How the head is stored, whatever the preset keeps
     #[arg(long, value_enum)]
-    pub head: Option<HeadArg>,
+    pub head: Option<StoreArg>,
     /// Keep these in full precision: a role, or a glob over tensor and node names; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pub keep: Vec<String>,
@@ -346,16 +346,20 @@ pub(super) enum ScalesArg {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum TableArg {
-    Keep,
-    Int8,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum HeadArg {
+pub(super) enum StoreArg {
     Keep,
     Int8,
     Int4,
+}
+
+impl From<StoreArg> for Store {
+    fn from(arg: StoreArg) -> Self {
+        match arg {
+            StoreArg::Keep => Store::Float,
+            StoreArg::Int8 => Store::Int8,
+            StoreArg::Int4 => Store::Int4,
+        }
+    }
 }
 
 impl WeightArgs {
@@ -374,15 +378,8 @@ impl WeightArgs {
                 ScalesArg::Fp16 => Scales::Fp16,
                 ScalesArg::Fp32 => Scales::Fp32,
             }),
-            embeddings: self.embeddings.map(|table| match table {
-                TableArg::Keep => Store::Float,
-                TableArg::Int8 => Store::Int8,
-            }),
-            head: self.head.map(|head| match head {
-                HeadArg::Keep => Store::Float,
-                HeadArg::Int8 => Store::Int8,
-                HeadArg::Int4 => Store::Int4,
-            }),
+            embeddings: self.embeddings.map(Store::from),
+            head: self.head.map(Store::from),
             keep: self.keep.clone(),
             tensors: self.tensor.clone(),
             accuracy_target: gate.accuracy_target,

@@ -12,7 +12,8 @@ use crate::graph::{Form, Inventory, Origin, Site, Values, stored};
 use crate::onnx::{Model, tensor};
 use crate::progress::Progress;
 use crate::quant::{
-    Algorithm, Bits, CodeKind, ScaleStorage, Scheme, WeightError, decode, measure, quantize, quantize_rows,
+    Algorithm, PackedRows, ScaleStorage, Scheme, WeightError, decode, decode_packed_rows, measure, quantize,
+    quantize_rows,
 };
 
 pub use reach::{Reach, reach};
@@ -22,6 +23,8 @@ pub use reach::{Reach, reach};
 pub enum Candidate {
     /// Blocked codes, for a linear.
     Blocks(Scheme),
+    /// 4-bit rows, for a table.
+    PackedRows(PackedRows),
     /// INT8 rows, for a table.
     Rows(ScaleStorage),
 }
@@ -39,6 +42,7 @@ pub fn weight_error(
     let values = Values::of(model, site)?;
     Ok(match candidate {
         Candidate::Blocks(scheme) => measure(&values.matrix()?, scheme, algorithm),
+        Candidate::PackedRows(format) => format.quantize(&values.matrix()?, algorithm).2,
         Candidate::Rows(scales) => quantize_rows(&values.matrix()?, scales, algorithm).error,
     })
 }
@@ -103,14 +107,12 @@ fn one_quantized(
     let back = match candidate {
         Candidate::Blocks(scheme) => {
             let made = quantize(&matrix, scheme, algorithm);
-            let kind = match (scheme.bits, scheme.symmetric) {
-                (Bits::Four, true) => CodeKind::Int4,
-                (Bits::Four, false) => CodeKind::Uint4,
-                (Bits::Eight, true) => CodeKind::Int8,
-                (Bits::Eight, false) => CodeKind::Uint8,
-            };
             let scales = scale_values(&made.scales, scheme.scales);
-            decode(&made.codes, &scales, made.zero_points.as_deref(), kind, k, n, scheme.block)
+            decode(&made.codes, &scales, made.zero_points.as_deref(), scheme.code_kind(), k, n, scheme.block)
+        }
+        Candidate::PackedRows(format) => {
+            let (codes, scales, _) = format.quantize(&matrix, algorithm);
+            decode_packed_rows(&codes, &scale_values(&scales, format.scales), k, n, format.block)
         }
         Candidate::Rows(storage) => {
             let made = quantize_rows(&matrix, storage, algorithm);
