@@ -51,7 +51,7 @@ pub struct Settings {
     pub scales: ScaleStorage,
     /// How scales and zero points are chosen.
     pub algorithm: Algorithm,
-    /// How tables are stored: [`Store::Float`] or [`Store::Int8`].
+    /// How tables are stored.
     pub embeddings: Store,
     /// How the head is stored.
     pub head: Store,

@@ -19,7 +19,7 @@ use crate::onnx::{Checked, Model};
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Quantized, Scheme};
-use crate::sensitivity::{Candidate, decoded, decoded_blocks};
+use crate::sensitivity::{decoded, decoded_blocks};
 use crate::statistics::Sums;
 
 use rows::Rows;
@@ -330,10 +330,10 @@ impl Walk<'_> {
         let mut table = vec![0.0; k * n];
         matrix.tile(0..k, 0..n, &mut table);
         let back = match self.wishes.get(&cut.site).map(|wish| wish.encoding) {
-            Some(Encoding::Rows { scales, algorithm }) => {
-                decoded(&matrix, Candidate::Rows(scales), algorithm)
+            Some(encoding) => {
+                encoding.candidate().and_then(|(candidate, algorithm)| decoded(&matrix, candidate, algorithm))
             }
-            _ => None,
+            None => None,
         };
         let gather = |run: &Run, table: &[f32]| -> Option<Value> {
             let ids = run.get(&cut.input)?;

@@ -290,10 +290,10 @@ pub(super) struct WeightArgs {
     pub scales: Option<ScalesArg>,
     /// How embedding tables are stored, whatever the preset keeps
     #[arg(long, value_enum)]
-    pub embeddings: Option<TableArg>,
+    pub embeddings: Option<StoreArg>,
     /// How the head is stored, whatever the preset keeps
     #[arg(long, value_enum)]
-    pub head: Option<HeadArg>,
+    pub head: Option<StoreArg>,
     /// Keep these in full precision: a role, or a glob over tensor and node names; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pub keep: Vec<String>,
@@ -375,20 +375,24 @@ pub(super) enum ScalesArg {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum TableArg {
-    Keep,
-    Int8,
-    /// What a budget makes of them, also where the preset keeps them
-    Auto,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum HeadArg {
+pub(super) enum StoreArg {
     Keep,
     Int8,
     Int4,
     /// What a budget makes of it, also where the preset keeps it
     Auto,
+}
+
+impl StoreArg {
+    /// `None` leaves it to the budget.
+    fn store(self) -> Option<Store> {
+        match self {
+            StoreArg::Keep => Some(Store::Float),
+            StoreArg::Int8 => Some(Store::Int8),
+            StoreArg::Int4 => Some(Store::Int4),
+            StoreArg::Auto => None,
+        }
+    }
 }
 
 impl WeightArgs {
@@ -405,10 +409,10 @@ impl WeightArgs {
             (_, _, loss) => loss.map(Budget::Loss),
         };
         let mut lifted = Vec::new();
-        if self.embeddings == Some(TableArg::Auto) {
+        if self.embeddings == Some(StoreArg::Auto) {
             lifted.extend([Role::TokenEmbeddings, Role::PositionEmbeddings, Role::TokenTypeEmbeddings]);
         }
-        if self.head == Some(HeadArg::Auto) {
+        if self.head == Some(StoreArg::Auto) {
             lifted.push(Role::LmHead);
         }
         if budget.is_none() && !lifted.is_empty() {
@@ -423,17 +427,8 @@ impl WeightArgs {
                 ScalesArg::Fp16 => Scales::Fp16,
                 ScalesArg::Fp32 => Scales::Fp32,
             }),
-            embeddings: self.embeddings.and_then(|table| match table {
-                TableArg::Keep => Some(Store::Float),
-                TableArg::Int8 => Some(Store::Int8),
-                TableArg::Auto => None,
-            }),
-            head: self.head.and_then(|head| match head {
-                HeadArg::Keep => Some(Store::Float),
-                HeadArg::Int8 => Some(Store::Int8),
-                HeadArg::Int4 => Some(Store::Int4),
-                HeadArg::Auto => None,
-            }),
+            embeddings: self.embeddings.and_then(StoreArg::store),
+            head: self.head.and_then(StoreArg::store),
             budget,
             lifted,
             keep: self.keep.clone(),

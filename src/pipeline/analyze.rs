@@ -13,7 +13,7 @@ use crate::onnx::{Checked, Model, load, load_bytes};
 use crate::plan::{Encoding, choose};
 use crate::preset::{Preset, builtin_names};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme};
+use crate::quant::{Algorithm, Bits, PackedRows, ScaleStorage, Scheme};
 use crate::report::{Analysis, AnalyzedCandidate, AnalyzedTensor, File, Recommendation, Trial};
 use crate::rewrite::rewrite as carry_out;
 use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
@@ -61,10 +61,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
         }
         let found = known.sites.get(*site).ok_or_else(|| Error::format("site", "is not in the model"))?;
         let error = weight_error(&model, found, *candidate, options.algorithm)?;
-        let encoding = match *candidate {
-            Candidate::Blocks(scheme) => Encoding::Blocks { scheme, algorithm: options.algorithm },
-            Candidate::Rows(scales) => Encoding::Rows { scales, algorithm: options.algorithm },
-        };
+        let encoding = Encoding::of(*candidate, options.algorithm);
         rows.push(AnalyzedCandidate {
             encoding: encoding.name(),
             bytes: encoding.bytes(found.k, found.n).unwrap_or(0),
@@ -134,9 +131,12 @@ fn candidates(model: &Model, known: &Inventory) -> Result<Vec<(usize, Candidate)
         scheme(Bits::Four, 128, true),
         scheme(Bits::Eight, 128, true),
     ];
-    let table = [Candidate::Rows(ScaleStorage::F16)];
     let mut found = Vec::new();
     for (at, site) in known.sites.iter().enumerate() {
+        let table = [
+            Candidate::Rows(ScaleStorage::F16),
+            Candidate::PackedRows(PackedRows::at_most(128, site.n, ScaleStorage::F16)),
+        ];
         let wanted = if matches!(site.form, Form::Gather) { &table[..] } else { &linear[..] };
         for candidate in wanted {
             if let Reach::Fits(candidate) = reach(model, site, *candidate)? {

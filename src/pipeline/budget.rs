@@ -12,7 +12,7 @@ use crate::graph::{Form, Inventory, Site, WeightUse};
 use crate::onnx::{Checked, Layout, Model, SaveOptions};
 use crate::plan::{Choice, Encoding, Limit, Plan, totals, within};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, BLOCKS, Bits, ScaleStorage, Scheme};
+use crate::quant::{Algorithm, BLOCKS, Bits, PackedRows, ScaleStorage, Scheme};
 use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
 use crate::settings::Budget;
 
@@ -97,7 +97,7 @@ impl Costs {
         let wanted: Vec<_> = bases
             .iter()
             .filter_map(|(site, base)| {
-                base.candidate().map(|candidate| (*site, candidate, Algorithm::Search))
+                base.candidate().map(|(candidate, _)| (*site, candidate, Algorithm::Search))
             })
             .collect();
         let measured = judge.prepared(progress).and_then(|ready| {
@@ -256,8 +256,10 @@ fn overhead(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes: &Note
 /// Ways to store the weight of `site`, float aside.
 fn wishes(site: &Site, scales: ScaleStorage, algorithm: Algorithm) -> Vec<Encoding> {
     if site.form == Form::Gather {
-        let rows = Encoding::Rows { scales, algorithm: Algorithm::Search };
-        return vec![rows];
+        let algorithm = Algorithm::Search;
+        let packed = [32, 64, 128].map(|block| PackedRows { block, scales });
+        let packed = packed.into_iter().map(|format| Encoding::PackedRows { format, algorithm });
+        return packed.chain([Encoding::Rows { scales, algorithm }]).collect();
     }
     let blocks = |bits, block, symmetric| Encoding::Blocks {
         scheme: Scheme { bits, block, symmetric, scales },
@@ -274,9 +276,9 @@ fn wishes(site: &Site, scales: ScaleStorage, algorithm: Algorithm) -> Vec<Encodi
 
 /// `wish` as the values allow it; `None` where they do not.
 fn reached(model: &Model, site: &Site, wish: Encoding) -> Result<Option<(Encoding, Candidate)>> {
-    let Some(candidate) = wish.candidate() else { return Ok(None) };
+    let Some((candidate, algorithm)) = wish.candidate() else { return Ok(None) };
     Ok(match reach(model, site, candidate)? {
-        Reach::Fits(candidate) => Some((wish.with(candidate), candidate)),
+        Reach::Fits(candidate) => Some((Encoding::of(candidate, algorithm), candidate)),
         _ => None,
     })
 }
@@ -284,7 +286,10 @@ fn reached(model: &Model, site: &Site, wish: Encoding) -> Result<Option<(Encodin
 /// The form in which the influence of a weight is measured, with its squared error.
 fn base(model: &Model, site: &Site, algorithm: Algorithm) -> Result<Option<(Encoding, Candidate, f64)>> {
     let wish = match site.form {
-        Form::Gather => Encoding::Rows { scales: ScaleStorage::F16, algorithm: Algorithm::Search },
+        Form::Gather => Encoding::PackedRows {
+            format: PackedRows { block: BASE_BLOCK, scales: ScaleStorage::F16 },
+            algorithm: Algorithm::Search,
+        },
         _ => Encoding::Blocks {
             scheme: Scheme {
                 bits: Bits::Four,

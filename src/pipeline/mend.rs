@@ -6,8 +6,7 @@ use crate::graph::{Inventory, WeightUse};
 use crate::onnx::{Checked, Model};
 use crate::plan::{Encoding, Plan, Step, next_step, raise_to};
 use crate::progress::Progress;
-use crate::quant::Bits;
-use crate::sensitivity::{Candidate, Reach, output_errors, reach};
+use crate::sensitivity::{Reach, output_errors, reach};
 
 /// Samples on which single tensors are measured.
 const SAMPLES: usize = 24;
@@ -30,11 +29,7 @@ pub(super) fn mend(
     for (at, (decision, weight)) in plan.decisions.iter().zip(&known.weights).enumerate() {
         for (number, (usage, found)) in decision.uses.iter().zip(&weight.uses).enumerate() {
             let WeightUse::Site(site) = found else { continue };
-            let (candidate, algorithm) = match usage.encoding {
-                Encoding::Float => continue,
-                Encoding::Blocks { scheme, algorithm } => (Candidate::Blocks(scheme), algorithm),
-                Encoding::Rows { scales, algorithm } => (Candidate::Rows(scales), algorithm),
-            };
+            let Some((candidate, algorithm)) = usage.encoding.candidate() else { continue };
             uses.push((at, number, usage.encoding, *site));
             wanted.push((*site, candidate, algorithm));
         }
@@ -46,16 +41,17 @@ pub(super) fn mend(
     let mut total = 0.0;
     for ((decision, usage, encoding, site), error) in uses.into_iter().zip(errors) {
         let Some(mut step) = next_step(plan, decision, usage) else { continue };
-        if let (Encoding::Blocks { scheme, algorithm }, Some(site)) = (step.encoding, known.sites.get(site)) {
-            step.encoding = match reach(model, site, Candidate::Blocks(scheme))? {
-                Reach::Fits(Candidate::Blocks(scheme)) => Encoding::Blocks { scheme, algorithm },
+        if let (Some((candidate, algorithm)), Some(site)) = (step.encoding.candidate(), known.sites.get(site))
+        {
+            step.encoding = match reach(model, site, candidate)? {
+                Reach::Fits(candidate) => Encoding::of(candidate, algorithm),
                 _ => Encoding::Float,
             };
         }
         let error = error.unwrap_or(0.0).max(1e-12);
         total += error;
-        let eight = matches!(step.encoding, Encoding::Blocks { scheme, .. } if scheme.bits == Bits::Eight);
-        let gain = if eight { error * (1.0 - EIGHT_BITS_LEAVE) } else { error };
+        // The only step that does not end at float is the one from 4 bits to 8.
+        let gain = if step.encoding != Encoding::Float { error * (1.0 - EIGHT_BITS_LEAVE) } else { error };
         steps.push((gain / step.bytes.max(1) as f64, gain, step, encoding));
     }
     if steps.is_empty() {

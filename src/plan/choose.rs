@@ -7,13 +7,22 @@ use crate::error::{Error, Result};
 use crate::graph::{Form, Inventory, Site, Weight, WeightUse, subject};
 use crate::onnx::{Model, tensor};
 use crate::preset::{Store, nearest};
-use crate::quant::{Bits, Scheme};
+use crate::quant::{Bits, PackedRows, Scheme};
 use crate::role::Role;
-use crate::sensitivity::{Candidate, Reach, reach};
+use crate::sensitivity::{Reach, reach};
 use crate::settings::{Rule, Settings};
 
+/// The largest block of a 4-bit table.
+const TABLE_BLOCK: usize = 128;
+
 /// Bytes that the nodes and names of an encoded weight take in the file, about.
-const OVERHEAD: u64 = 256;
+fn overhead(encoding: Encoding) -> u64 {
+    match encoding {
+        Encoding::Float => 0,
+        Encoding::PackedRows { .. } => 1536,
+        Encoding::Blocks { .. } | Encoding::Rows { .. } => 256,
+    }
+}
 
 /// Decides for every weight of `inventory` under `settings`.
 ///
@@ -106,9 +115,10 @@ impl Chooser<'_> {
         let (operator, name) = node.map_or(("", ""), |node| (node.op_type(), node.name()));
         let rule = self.note_matches(weight, role, operator, name);
         let wish = match rule {
-            Some(at) => self.by_rule(weight, site, role, at)?,
+            Some(at) => self.by_rule(site, role, at),
             None => self.by_default(site, role),
         };
+        let wish = self.smaller_rows(site, wish);
         let (encoding, reason) = self.within_reach(site, wish)?;
         Ok(UsePlan {
             node: subject(self.model, site),
@@ -134,22 +144,16 @@ impl Chooser<'_> {
         first
     }
 
-    fn by_rule(&self, weight: &Weight, site: &Site, role: Role, at: usize) -> Result<(Encoding, String)> {
-        let Some(rule) = self.settings.rules.get(at) else { return Ok((Encoding::Float, String::new())) };
+    fn by_rule(&self, site: &Site, role: Role, at: usize) -> (Encoding, String) {
+        let Some(rule) = self.settings.rules.get(at) else { return (Encoding::Float, String::new()) };
         let encoding = match (rule.store, &site.form) {
             (Store::Float, _) => Encoding::Float,
-            (Store::Int4, Form::Gather) => {
-                return Err(Error::caller(
-                    &rule.origin,
-                    format!("'{}' is a table that is gathered from", weight.name),
-                )
-                .help("tables are stored as int8 or float"));
-            }
+            (Store::Int4, Form::Gather) => self.packed_rows(site, role, Some(rule)),
             (Store::Int8, Form::Gather) => self.rows(),
             (Store::Int4, _) => self.blocks(Bits::Four, role, Some(rule)),
             (Store::Int8, _) => self.blocks(Bits::Eight, role, Some(rule)),
         };
-        Ok((encoding, rule.origin.clone()))
+        (encoding, rule.origin.clone())
     }
 
     fn by_default(&self, site: &Site, role: Role) -> (Encoding, String) {
@@ -161,7 +165,8 @@ impl Chooser<'_> {
         };
         let encoding = match (store, &site.form) {
             (Store::Float, _) => Encoding::Float,
-            (_, Form::Gather) => self.rows(),
+            (Store::Int4, Form::Gather) => self.packed_rows(site, role, None),
+            (Store::Int8, Form::Gather) => self.rows(),
             (Store::Int8, _) => self.blocks(Bits::Eight, role, None),
             (Store::Int4, _) => self.blocks(Bits::Four, role, None),
         };
@@ -170,6 +175,23 @@ impl Chooser<'_> {
 
     fn rows(&self) -> Encoding {
         Encoding::Rows { scales: self.settings.scales, algorithm: self.settings.algorithm }
+    }
+
+    fn packed_rows(&self, site: &Site, role: Role, rule: Option<&Rule>) -> Encoding {
+        let settings = self.settings;
+        let block = rule.and_then(|rule| rule.block).unwrap_or(settings.block).for_role(role);
+        let format = PackedRows::at_most(block.min(TABLE_BLOCK), site.n, settings.scales);
+        Encoding::PackedRows { format, algorithm: settings.algorithm }
+    }
+
+    /// INT8 rows instead of 4-bit ones where a table is so small that the nodes of these take more than they save.
+    fn smaller_rows(&self, site: &Site, (wish, reason): (Encoding, String)) -> (Encoding, String) {
+        let in_file = |encoding: Encoding| encoding.bytes(site.k, site.n).map(|b| b + overhead(encoding));
+        let rows = self.rows();
+        if matches!(wish, Encoding::PackedRows { .. }) && in_file(wish) >= in_file(rows) {
+            return (rows, format!("{reason}, too small for int4"));
+        }
+        (wish, reason)
     }
 
     fn blocks(&self, bits: Bits, role: Role, rule: Option<&Rule>) -> Encoding {
@@ -188,14 +210,9 @@ impl Chooser<'_> {
 
     /// Brings a wish to what the values allow: finite ones only, and scales of a type that holds them.
     fn within_reach(&self, site: &Site, (wish, reason): (Encoding, String)) -> Result<(Encoding, String)> {
-        let (candidate, algorithm) = match wish {
-            Encoding::Float => return Ok((wish, reason)),
-            Encoding::Blocks { scheme, algorithm } => (Candidate::Blocks(scheme), algorithm),
-            Encoding::Rows { scales, algorithm } => (Candidate::Rows(scales), algorithm),
-        };
+        let Some((candidate, algorithm)) = wish.candidate() else { return Ok((wish, reason)) };
         Ok(match reach(self.model, site, candidate)? {
-            Reach::Fits(Candidate::Blocks(scheme)) => (Encoding::Blocks { scheme, algorithm }, reason),
-            Reach::Fits(Candidate::Rows(scales)) => (Encoding::Rows { scales, algorithm }, reason),
+            Reach::Fits(candidate) => (Encoding::of(candidate, algorithm), reason),
             Reach::NotFinite(row, column) => {
                 (Encoding::Float, format!("a value that is not finite at [{row},{column}]"))
             }
@@ -235,8 +252,8 @@ fn stay_when_not_smaller(decision: &mut Decision) {
     if !decision.is_encoded() {
         return;
     }
-    let encoded = decision.uses.iter().filter(|usage| usage.encoding != Encoding::Float).count() as u64;
-    if decision.bytes_after + encoded * OVERHEAD < decision.bytes_before {
+    let nodes: u64 = decision.uses.iter().map(|usage| overhead(usage.encoding)).sum();
+    if decision.bytes_after + nodes < decision.bytes_before {
         return;
     }
     let reason = if decision.keeps_original() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::onnx::Model;
-use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme};
+use crate::quant::{Algorithm, PackedRows, ScaleStorage, Scheme};
 use crate::role::Role;
 use crate::sensitivity::Candidate;
 
@@ -92,6 +92,13 @@ pub enum Encoding {
         /// How scales and zero points are chosen.
         algorithm: Algorithm,
     },
+    /// 4-bit rows with a scale for every block, gathered first, then taken apart and scaled, for a table.
+    PackedRows {
+        /// Format.
+        format: PackedRows,
+        /// How the scales are chosen.
+        algorithm: Algorithm,
+    },
     /// INT8 rows with a scale each, gathered first and scaled after, for a table.
     Rows {
         /// Type of the scales.
@@ -102,26 +109,28 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// The form of the weight alone; `None` for float.
-    pub fn candidate(&self) -> Option<Candidate> {
-        match self {
-            Encoding::Float => None,
-            Encoding::Blocks { scheme, .. } => Some(Candidate::Blocks(*scheme)),
-            Encoding::Rows { scales, .. } => Some(Candidate::Rows(*scales)),
+    /// A candidate, fitted by `algorithm`.
+    pub fn of(candidate: Candidate, algorithm: Algorithm) -> Self {
+        match candidate {
+            Candidate::Blocks(scheme) => Encoding::Blocks { scheme, algorithm },
+            Candidate::PackedRows(format) => Encoding::PackedRows { format, algorithm },
+            Candidate::Rows(scales) => Encoding::Rows { scales, algorithm },
         }
     }
 
-    /// The same with another form of the weight.
-    pub fn with(self, candidate: Candidate) -> Encoding {
-        match (self, candidate) {
-            (Encoding::Blocks { algorithm, .. }, Candidate::Blocks(scheme)) => {
-                Encoding::Blocks { scheme, algorithm }
-            }
-            (Encoding::Rows { algorithm, .. }, Candidate::Rows(scales)) => {
-                Encoding::Rows { scales, algorithm }
-            }
-            (other, _) => other,
-        }
+    /// The candidate and how it is fitted; `None` for float.
+    pub fn candidate(self) -> Option<(Candidate, Algorithm)> {
+        Some(match self {
+            Encoding::Float => return None,
+            Encoding::Blocks { scheme, algorithm } => (Candidate::Blocks(scheme), algorithm),
+            Encoding::PackedRows { format, algorithm } => (Candidate::PackedRows(format), algorithm),
+            Encoding::Rows { scales, algorithm } => (Candidate::Rows(scales), algorithm),
+        })
+    }
+
+    /// Whether it is one for tables that are gathered from.
+    pub fn is_for_tables(&self) -> bool {
+        matches!(self, Encoding::Rows { .. } | Encoding::PackedRows { .. })
     }
 
     /// Payload bytes of a `[k,n]` weight in this form; `None` for float, which has the stored one's.
@@ -132,23 +141,21 @@ impl Encoding {
                 let parts = [scheme.codes_len(k, n), scheme.scales_len(k, n), scheme.zero_points_len(k, n)];
                 Some(parts.iter().sum::<usize>() as u64)
             }
+            Encoding::PackedRows { format, .. } => {
+                Some((format.codes_len(k, n) + format.scales_len(k, n)) as u64)
+            }
             Encoding::Rows { scales, .. } => Some((k * n + k * scales.bytes()) as u64),
         }
     }
 
-    /// In the words of reports: `int4 block 64`, `int8 rows`, `float`.
+    /// In the words of reports: `int4 block 64`, `int4 rows block 64`, `int8 rows`, `float`.
     pub fn name(&self) -> String {
         match self {
             Encoding::Float => "float".to_owned(),
+            Encoding::PackedRows { format, .. } => format!("int4 rows block {}", format.block),
             Encoding::Rows { .. } => "int8 rows".to_owned(),
             Encoding::Blocks { scheme, .. } => {
-                let kind = match (scheme.bits, scheme.symmetric) {
-                    (Bits::Four, true) => "int4",
-                    (Bits::Four, false) => "uint4",
-                    (Bits::Eight, true) => "int8",
-                    (Bits::Eight, false) => "uint8",
-                };
-                format!("{kind} block {}", scheme.block)
+                format!("{} block {}", scheme.code_kind().name(), scheme.block)
             }
         }
     }
@@ -191,6 +198,12 @@ impl Plan {
     pub fn blocked_uses(&self) -> usize {
         let uses = self.decisions.iter().flat_map(|decision| &decision.uses);
         uses.filter(|usage| matches!(usage.encoding, Encoding::Blocks { .. })).count()
+    }
+
+    /// Uses that become 4-bit rows, which are taken apart by operators of opset 14.
+    pub fn packed_uses(&self) -> usize {
+        let uses = self.decisions.iter().flat_map(|decision| &decision.uses);
+        uses.filter(|usage| matches!(usage.encoding, Encoding::PackedRows { .. })).count()
     }
 
     /// The plan as JSON, the same bytes for the same plan.

@@ -19,7 +19,7 @@ pub struct Step {
     pub bytes: i64,
 }
 
-/// The next precision above the present one: 4 bits → 8 bits → float; `None` at float.
+/// The next precision above the present one: 4 bits → 8 bits → float (of a table: 4-bit rows → 8-bit rows → float); `None` at float.
 pub fn next_step(plan: &Plan, decision: usize, usage: usize) -> Option<Step> {
     let current = plan.decisions.get(decision)?;
     let encoding = match current.uses.get(usage)?.encoding {
@@ -28,6 +28,9 @@ pub fn next_step(plan: &Plan, decision: usize, usage: usize) -> Option<Step> {
             scheme: Scheme { bits: Bits::Eight, block: EIGHT_BIT_BLOCK, symmetric: true, scales },
             algorithm: search_for(algorithm),
         },
+        Encoding::PackedRows { format, algorithm } => {
+            Encoding::Rows { scales: format.scales, algorithm: search_for(algorithm) }
+        }
         Encoding::Blocks { .. } | Encoding::Rows { .. } => Encoding::Float,
     };
     let mut raised: Decision = current.clone();

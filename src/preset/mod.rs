@@ -57,8 +57,8 @@ pub struct Preset {
     pub percentile: f32,
     /// [`Scales::Fp16`] by default.
     pub scales: Scales,
-    /// How embedding tables are stored that `keep` does not name: [`Store::Float`] (`keep`) or [`Store::Int8`],
-    /// the default.
+    /// How embedding tables are stored that `keep` does not name: [`Store::Float`] (`keep`), [`Store::Int8`], the
+    /// default, or [`Store::Int4`], in blocks of at most 128 and always without zero points.
     pub embeddings: Store,
     /// How the head is stored if `keep` does not name it: [`Store::Float`] (`keep`), [`Store::Int8`] or
     /// [`Store::Int4`], the default.

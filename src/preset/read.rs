@@ -78,8 +78,8 @@ fn preset(root: &Node, origin: Origin) -> Result<Preset, Fault> {
         algorithm: fields.read("algorithm", Field::choice)?.unwrap_or(AlgorithmName::Auto),
         percentile: fields.read("percentile", percentile)?.unwrap_or(99.9),
         scales: fields.read("scales", Field::choice)?.unwrap_or(Scales::Fp16),
-        embeddings: fields.read("embeddings", embeddings)?.unwrap_or(Store::Int8),
-        head: fields.read("head", head)?.unwrap_or(Store::Int4),
+        embeddings: fields.read("embeddings", kept_or_stored)?.unwrap_or(Store::Int8),
+        head: fields.read("head", kept_or_stored)?.unwrap_or(Store::Int4),
         keep: fields.read("keep", |field| field.list()?.map(keep).collect())?.unwrap_or_default(),
         rules: fields.read("rules", rules)?.unwrap_or_default(),
     })
@@ -99,11 +99,7 @@ fn percentile(field: Field<'_>) -> Result<f32, Fault> {
     Ok(field.number("percent, above 50 and up to 100", accept)? as f32)
 }
 
-fn embeddings(field: Field<'_>) -> Result<Store, Fault> {
-    field.among(&[("keep", Store::Float), ("int8", Store::Int8)])
-}
-
-fn head(field: Field<'_>) -> Result<Store, Fault> {
+fn kept_or_stored(field: Field<'_>) -> Result<Store, Fault> {
     field.among(&[("keep", Store::Float), ("int8", Store::Int8), ("int4", Store::Int4)])
 }
 

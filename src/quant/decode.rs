@@ -1,5 +1,6 @@
 //! Reads quantized weights back, by the definition of `DequantizeLinear` (ONNX opset 21) with axis 0
-//! and a block size. Shares no code with the writer, so that one checks the other.
+//! and a block size, and by what the nodes behind a table compute. Shares no code with the writer, so that one
+//! checks the other.
 
 /// ONNX type of the codes and of the zero points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -11,6 +12,16 @@ pub enum CodeKind {
 }
 
 impl CodeKind {
+    /// In the words of reports and of ONNX: `int4`, `uint4`, `int8`, `uint8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            CodeKind::Int4 => "int4",
+            CodeKind::Uint4 => "uint4",
+            CodeKind::Int8 => "int8",
+            CodeKind::Uint8 => "uint8",
+        }
+    }
+
     fn bytes(self, count: usize) -> usize {
         match self {
             CodeKind::Int4 | CodeKind::Uint4 => count / 2 + count % 2,
@@ -63,9 +74,56 @@ pub fn decode(
     Some((0..count).map(value).collect())
 }
 
+/// The table `[rows,width]` as the nodes behind its Gather compute it, bit for bit.
+///
+/// `bytes` is `[rows,pairs,block]`: the low nibbles are blocks 0 to `pairs - 1` of a row, the high nibbles blocks
+/// `pairs` to `2 * pairs - 1`, each nibble its code plus 8. `scales` is `[rows,2 * pairs]`. Columns beyond `width`
+/// are dropped. `None` when `block` is 0 or a length does not fit the shape.
+pub fn decode_packed_rows(
+    bytes: &[u8],
+    scales: &[f32],
+    rows: usize,
+    width: usize,
+    block: usize,
+) -> Option<Vec<f32>> {
+    let pairs = width.div_ceil(block.checked_mul(2).filter(|both| *both > 0)?);
+    let half = pairs.checked_mul(block)?;
+    if bytes.len() != rows.checked_mul(half)? || scales.len() != rows.checked_mul(pairs)?.checked_mul(2)? {
+        return None;
+    }
+    let mut values = Vec::with_capacity(rows.checked_mul(width)?);
+    for row in 0..rows {
+        for column in 0..width {
+            let byte = bytes[row * half + column % half];
+            let nibble = if column < half { byte % 16 } else { byte / 16 };
+            values.push((f32::from(nibble) - 8.0) * scales[row * 2 * pairs + column / block]);
+        }
+    }
+    Some(values)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packed_rows_have_the_first_half_of_the_blocks_in_the_low_nibbles() {
+        // Five columns in blocks of 2 are two pairs of blocks: 8 columns of which 3 pad.
+        let bytes = [0x80, 0x8f, 0x87, 0x89, 0x18, 0x88, 0x88, 0x88];
+        let scales = [1.0, 2.0, 0.5, 9.0, 1.0, 1.0, -3.0, 9.0];
+        let values = decode_packed_rows(&bytes, &scales, 2, 5, 2).unwrap();
+        assert_eq!(values, [-8.0, 7.0, -2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 21.0]);
+    }
+
+    #[test]
+    fn packed_rows_of_wrong_lengths_are_refused() {
+        let refused = |bytes, scales, width, block| {
+            decode_packed_rows(&vec![0; bytes], &vec![1.0; scales], 1, width, block).is_none()
+        };
+        assert!(!refused(2, 2, 4, 2));
+        assert!(refused(1, 2, 4, 2) && refused(2, 3, 4, 2) && refused(2, 2, 5, 2) && refused(2, 2, 4, 0));
+        assert!(decode_packed_rows(&[], &[], 1, 4, usize::MAX).is_none());
+    }
 
     #[test]
     fn int4_is_twos_complement_and_rows_are_not_padded() {

@@ -12,6 +12,7 @@ mod grid;
 mod levels;
 mod matrix;
 mod pack;
+mod packed;
 mod quantize;
 mod rounding;
 mod rows;
@@ -21,12 +22,13 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{CodeKind, decode};
+pub use decode::{CodeKind, decode, decode_packed_rows};
 pub use error::WeightError;
 pub use fit::{Algorithm, fit};
 pub use grid::Grid;
 pub use matrix::{Element, Layout, Matrix};
 pub use pack::pack_nibbles;
+pub use packed::PackedRows;
 pub use quantize::{Quantized, measure, quantize};
 pub use rows::{QuantizedRows, quantize_rows, row_scheme};
 pub use scheme::{BLOCKS, Bits, ScaleStorage, Scheme};

@@ -47,31 +47,66 @@ pub(super) fn quantize_rows_on(
 ) -> QuantizedRows {
     let (k, n) = (matrix.k(), matrix.n());
     let scheme = row_scheme(n, scales);
-    let levels = Levels::of(scheme);
     let grid = fit_on(simd, &matrix.transposed(), scheme, algorithm);
     let mut codes = vec![0; k * n];
-    let strips = codes.par_chunks_mut((STRIP_ROWS * n).max(1)).enumerate();
-    let errors = strips.map_init(Vec::new, |tile, (strip, codes)| {
-        let mut tally = Tally::default();
-        for (row, codes) in (strip * STRIP_ROWS..).zip(codes.chunks_exact_mut(n)) {
-            let scales = [grid.scales[row]; TASK_COLUMNS];
-            for (left, codes) in (0..).step_by(TASK_COLUMNS).zip(codes.chunks_mut(TASK_COLUMNS)) {
-                let width = codes.len();
-                tile.resize(width, 0.0);
-                matrix.tile(row..row + 1, left..left + width, tile);
-                simd.run(EncodeTile {
-                    values: tile,
-                    scales: &scales[..width],
-                    zeros: &[0.0; TASK_COLUMNS][..width],
-                    levels: &levels,
-                    codes,
-                    stride: width,
-                    tally: &mut tally,
-                });
-            }
-        }
-        tally.total()
-    });
-    let error = errors.collect::<Vec<_>>().into_iter().sum();
+    let error =
+        encode_rows(simd, matrix, scheme, &grid.scales, &mut codes, n, |row, out| out.copy_from_slice(row));
     QuantizedRows { codes, scales: grid.scale_bytes(scales), error }
+}
+
+/// Encodes each row of `matrix` and has `write` put its codes, one a byte, into its `row_bytes` bytes of `out`.
+///
+/// `scales` is `[blocks,rows]`, as fitted on the transposed matrix under `scheme`, which is symmetric.
+pub(super) fn encode_rows(
+    simd: Simd,
+    matrix: &Matrix,
+    scheme: Scheme,
+    scales: &[f32],
+    out: &mut [u8],
+    row_bytes: usize,
+    write: impl Fn(&[u8], &mut [u8]) + Sync,
+) -> WeightError {
+    let (k, n) = (matrix.k(), matrix.n());
+    if k * n == 0 {
+        return WeightError::default();
+    }
+    let levels = Levels::of(scheme);
+    let strips = out.par_chunks_mut(STRIP_ROWS * row_bytes).enumerate();
+    let errors =
+        strips.map_init(Scratch::default, |Scratch { tile, scales: spread, codes }, (strip, out)| {
+            let mut tally = Tally::default();
+            codes.resize(n, 0);
+            for (row, out) in (strip * STRIP_ROWS..).zip(out.chunks_exact_mut(row_bytes)) {
+                for (left, codes) in (0..).step_by(TASK_COLUMNS).zip(codes.chunks_mut(TASK_COLUMNS)) {
+                    let width = codes.len();
+                    tile.resize(width, 0.0);
+                    matrix.tile(row..row + 1, left..left + width, tile);
+                    spread.clear();
+                    spread.extend((left..left + width).map(|column| scales[column / scheme.block * k + row]));
+                    simd.run(EncodeTile {
+                        values: tile,
+                        scales: spread,
+                        zeros: &[0.0; TASK_COLUMNS][..width],
+                        levels: &levels,
+                        codes,
+                        stride: width,
+                        tally: &mut tally,
+                    });
+                }
+                write(codes, out);
+            }
+            tally.total()
+        });
+    // Collected before adding: the sum must not depend on which thread was first.
+    errors.collect::<Vec<_>>().into_iter().sum()
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    tile: Vec<f32>,
+    /// The scale of each column of the tile.
+    scales: Vec<f32>,
+    /// Codes of a row, one a byte.
+    codes: Vec<u8>,
 }

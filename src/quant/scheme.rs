@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
 
+use super::decode::CodeKind;
+
 /// The block sizes that ONNX Runtime fuses into `MatMulNBits`.
 pub const BLOCKS: [usize; 5] = [16, 32, 64, 128, 256];
 
@@ -82,6 +84,16 @@ pub struct Scheme {
 }
 
 impl Scheme {
+    /// ONNX type of the codes and of the zero points.
+    pub fn code_kind(&self) -> CodeKind {
+        match (self.bits, self.symmetric) {
+            (Bits::Four, true) => CodeKind::Int4,
+            (Bits::Four, false) => CodeKind::Uint4,
+            (Bits::Eight, true) => CodeKind::Int8,
+            (Bits::Eight, false) => CodeKind::Uint8,
+        }
+    }
+
     /// Blocks along a K axis of `k` rows; the last one may be shorter.
     pub fn blocks(&self, k: usize) -> usize {
         k.div_ceil(self.block)

@@ -55,15 +55,18 @@ fn stored_scales(bytes: &[u8], storage: ScaleStorage) -> Vec<f32> {
 }
 
 fn read(quantized: &Quantized, scheme: Scheme, k: usize, n: usize) -> Vec<f32> {
-    let kind = match (scheme.bits, scheme.symmetric) {
-        (Bits::Four, true) => CodeKind::Int4,
-        (Bits::Four, false) => CodeKind::Uint4,
-        (Bits::Eight, true) => CodeKind::Int8,
-        (Bits::Eight, false) => CodeKind::Uint8,
-    };
     let scales = stored_scales(&quantized.scales, scheme.scales);
     assert!(scales.iter().all(|scale| scale.is_finite() && *scale != 0.0));
-    decode(&quantized.codes, &scales, quantized.zero_points.as_deref(), kind, k, n, scheme.block).unwrap()
+    decode(
+        &quantized.codes,
+        &scales,
+        quantized.zero_points.as_deref(),
+        scheme.code_kind(),
+        k,
+        n,
+        scheme.block,
+    )
+    .unwrap()
 }
 
 fn square_sum(values: impl Iterator<Item = f32>) -> f64 {
@@ -169,6 +172,53 @@ proptest! {
             sum
         });
         prop_assert!(search <= rtn * (1.0 + 1e-5));
+    }
+
+    #[test]
+    fn packed_rows_decode_to_the_error_they_report(
+        k in 1_usize..40, n in 1_usize..300, block in 1_usize..70, seed: u32, half: bool,
+    ) {
+        let scales = if half { ScaleStorage::F16 } else { ScaleStorage::F32 };
+        let original = values(k, n, seed);
+        let raw = bytes(&original);
+        let matrix = Matrix::new(&raw, Element::F32, Layout::row_major(k, n)).unwrap();
+        let turned: Vec<f32> = (0..k * n).map(|index| original[index % k * n + index / k]).collect();
+        let turned = bytes(&turned);
+        let strided = Matrix::new(&turned, Element::F32, Layout::column_major(k, n)).unwrap();
+        for format in [PackedRows { block, scales }, PackedRows::at_most(block, n, scales)] {
+            prop_assert!(format.block <= block && format.padded(n) >= n);
+            let [rtn, search] = [Algorithm::Rtn, Algorithm::Search].map(|algorithm| {
+                let (codes, stored, error) = format.quantize(&matrix, algorithm);
+                assert_eq!((codes.len(), stored.len()), (format.codes_len(k, n), format.scales_len(k, n)));
+                let decoded = stored_scales(&stored, scales);
+                let decoded = decode_packed_rows(&codes, &decoded, k, n, format.block).unwrap();
+                let sum = square_sum((0..k * n).map(|index| original[index] - decoded[index]));
+                assert!((sum - error.squared_error).abs() <= 1e-12 * sum);
+                let same = (codes, stored, error);
+                assert_eq!(format.quantize(&strided, algorithm), same);
+                for simd in Simd::available() {
+                    assert_eq!(format.quantize_on(simd, &matrix, algorithm), same);
+                }
+                sum
+            });
+            prop_assert!(search <= rtn * (1.0 + 1e-5));
+        }
+    }
+
+    #[test]
+    fn packed_rows_are_the_blocks_of_the_transpose(
+        k in 1_usize..20, pairs in 1_usize..4, block in 1_usize..40, seed: u32,
+    ) {
+        let n = 2 * pairs * block;
+        let raw = bytes(&values(k, n, seed));
+        let matrix = Matrix::new(&raw, Element::F32, Layout::row_major(k, n)).unwrap();
+        let format = PackedRows { block, scales: ScaleStorage::F32 };
+        let (codes, scales, _) = format.quantize(&matrix, Algorithm::Search);
+        let scales = stored_scales(&scales, ScaleStorage::F32);
+        let rows = decode_packed_rows(&codes, &scales, k, n, block).unwrap();
+        let blocks = quantize(&matrix.transposed(), format.scheme(), Algorithm::Search);
+        let columns = read(&blocks, format.scheme(), n, k);
+        prop_assert!((0..k * n).all(|at| rows[at] == columns[at % n * k + at / n]));
     }
 }
 
@@ -349,6 +399,8 @@ fn empty_matrices_give_empty_tensors() {
             }
         }
         assert!(quantize_rows(&matrix, ScaleStorage::F32, Algorithm::Search).codes.is_empty());
+        let packed = PackedRows { block: 16, scales: ScaleStorage::F32 };
+        assert!(packed.quantize(&matrix, Algorithm::Search).0.is_empty());
         assert_eq!(survey(&matrix, 32).first_non_finite, None);
     }
 }

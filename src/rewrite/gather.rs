@@ -4,6 +4,7 @@
 //! DequantizeLinear before the Gather would expand the whole table on every run.
 
 use super::edit::Edit;
+use super::scale_type;
 use crate::error::Result;
 use crate::graph::{Site, Values};
 use crate::onnx::node;
@@ -26,10 +27,7 @@ pub(super) fn encode(
 
     let codes = edit.name(&format!("{weight}_quantized"));
     let table = edit.name(&format!("{weight}_scale"));
-    let scale_type = match scales {
-        ScaleStorage::F16 => DataType::Float16,
-        ScaleStorage::F32 => DataType::Float,
-    };
+    let scale_type = scale_type(scales);
     let parts =
         vec![(codes.clone(), DataType::Int8, vec![rows, width]), (table.clone(), scale_type, vec![rows, 1])];
     let values = Values::of(edit.model, site)?;

@@ -8,12 +8,13 @@
 //! subtracted with its sign turned, which is the same sum bit for bit.
 
 use super::edit::Edit;
+use super::{code_type, scale_type};
 use crate::calibrate::Fitted;
 use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Site, Values, operand, rank, stored};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, tensor};
-use crate::quant::{Algorithm, Bits, ScaleStorage, Scheme, quantize};
+use crate::quant::{Algorithm, ScaleStorage, Scheme, quantize};
 
 /// Domain that keeps a node out of the raising of the operator set: it is of the new one already.
 pub(super) const PENDING: &str = "efq.pending";
@@ -53,20 +54,12 @@ fn dequantize(
     let Wish { scheme, algorithm, fitted } = wish;
     let (k, n) = (site.k, site.n);
     let half = site.operand.delivered == DataType::Float16;
-    let code_type = match (scheme.bits, scheme.symmetric) {
-        (Bits::Four, true) => DataType::Int4,
-        (Bits::Four, false) => DataType::Uint4,
-        (Bits::Eight, true) => DataType::Int8,
-        (Bits::Eight, false) => DataType::Uint8,
-    };
+    let code_type = code_type(scheme.code_kind());
     let grid = vec![scheme.blocks(k), n];
     let codes = edit.name(&format!("{weight}_quantized"));
     let scales = edit.name(&format!("{weight}_scale"));
     let result = edit.name(&format!("{weight}_dequantized"));
-    let scale_type = match scheme.scales {
-        ScaleStorage::F16 => DataType::Float16,
-        ScaleStorage::F32 => DataType::Float,
-    };
+    let scale_type = scale_type(scheme.scales);
     let mut parts = vec![(codes.clone(), code_type, vec![k, n]), (scales.clone(), scale_type, grid.clone())];
     let mut inputs = vec![codes, scales];
     if !scheme.symmetric {

@@ -8,6 +8,7 @@
 mod edit;
 mod gather;
 mod linear;
+mod packed;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,11 +16,11 @@ use std::sync::{Arc, Mutex};
 use crate::calibrate::Fitted;
 use crate::error::{Error, Result};
 use crate::graph::{Form, Inventory, Site, WeightUse, sweep};
-use crate::onnx::proto::StringStringEntryProto;
+use crate::onnx::proto::{StringStringEntryProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Draft, Model};
 use crate::opset;
 use crate::plan::{Encoding, Plan, UsePlan};
-use crate::quant::WeightError;
+use crate::quant::{CodeKind, ScaleStorage, WeightError};
 
 use edit::Edit;
 
@@ -98,6 +99,9 @@ pub fn rewrite<'m>(
                     let wish = linear::Wish { scheme, algorithm, fitted: fitted.get(&(at, number)) };
                     linear::encode(&mut edit, site, &weight.name, wish, (at, number))?;
                 }
+                (Encoding::PackedRows { format, algorithm }, Some(site)) => {
+                    packed::encode(&mut edit, site, &weight.name, format, algorithm, (at, number))?;
+                }
                 (Encoding::Rows { scales, algorithm }, Some(site)) => {
                     gather::encode(&mut edit, site, &weight.name, scales, algorithm, (at, number))?;
                 }
@@ -108,7 +112,9 @@ pub fn rewrite<'m>(
     let mut draft = edit.finish();
     // An old IR lists initializers as inputs, and an old operator set has none of what a table needs.
     let old = model.proto.ir_version() < 4 || model.opset() < opset::LOWEST;
-    let raised = if plan.blocked_uses() > 0 || old { Some(opset::raise(&mut draft.proto)?) } else { None };
+    let lacking = plan.packed_uses() > 0 && model.opset() < packed::OPSET;
+    let raised =
+        if plan.blocked_uses() > 0 || lacking || old { Some(opset::raise(&mut draft.proto)?) } else { None };
     for node in draft.proto.graph.iter_mut().flat_map(|graph| &mut graph.node) {
         if node.domain() == linear::PENDING {
             node.domain = None;
@@ -130,7 +136,25 @@ fn fits(usage: &UsePlan, site: Option<&Site>) -> bool {
     let table = matches!(site.form, Form::Gather);
     usage.slot == Some((site.at.node, site.at.input))
         && usage.matrix == Some((site.k, site.n))
-        && matches!(usage.encoding, Encoding::Rows { .. }) == table
+        && usage.encoding.is_for_tables() == table
+}
+
+/// The ONNX type of codes.
+fn code_type(kind: CodeKind) -> DataType {
+    match kind {
+        CodeKind::Int4 => DataType::Int4,
+        CodeKind::Uint4 => DataType::Uint4,
+        CodeKind::Int8 => DataType::Int8,
+        CodeKind::Uint8 => DataType::Uint8,
+    }
+}
+
+/// The ONNX type of stored scales.
+fn scale_type(scales: ScaleStorage) -> DataType {
+    match scales {
+        ScaleStorage::F16 => DataType::Float16,
+        ScaleStorage::F32 => DataType::Float,
+    }
 }
 
 fn misfit(what: &str) -> Error {

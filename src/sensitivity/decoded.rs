@@ -2,7 +2,7 @@
 
 use super::Candidate;
 use crate::quant::{
-    Algorithm, Bits, CodeKind, Matrix, Quantized, ScaleStorage, Scheme, decode, quantize, quantize_rows,
+    Algorithm, Matrix, Quantized, ScaleStorage, Scheme, decode, decode_packed_rows, quantize, quantize_rows,
 };
 
 /// The values `[k,n]` that `matrix` has after it was stored as `candidate`.
@@ -10,6 +10,10 @@ pub fn decoded(matrix: &Matrix<'_>, candidate: Candidate, algorithm: Algorithm) 
     let (k, n) = (matrix.k(), matrix.n());
     match candidate {
         Candidate::Blocks(scheme) => decoded_blocks(&quantize(matrix, scheme, algorithm), scheme, k, n),
+        Candidate::PackedRows(format) => {
+            let (codes, scales, _) = format.quantize(matrix, algorithm);
+            decode_packed_rows(&codes, &scale_values(&scales, format.scales), k, n, format.block)
+        }
         Candidate::Rows(storage) => {
             let made = quantize_rows(matrix, storage, algorithm);
             let scales = scale_values(&made.scales, storage);
@@ -21,14 +25,8 @@ pub fn decoded(matrix: &Matrix<'_>, candidate: Candidate, algorithm: Algorithm) 
 
 /// The values `[k,n]` of blocked codes.
 pub fn decoded_blocks(made: &Quantized, scheme: Scheme, k: usize, n: usize) -> Option<Vec<f32>> {
-    let kind = match (scheme.bits, scheme.symmetric) {
-        (Bits::Four, true) => CodeKind::Int4,
-        (Bits::Four, false) => CodeKind::Uint4,
-        (Bits::Eight, true) => CodeKind::Int8,
-        (Bits::Eight, false) => CodeKind::Uint8,
-    };
     let scales = scale_values(&made.scales, scheme.scales);
-    decode(&made.codes, &scales, made.zero_points.as_deref(), kind, k, n, scheme.block)
+    decode(&made.codes, &scales, made.zero_points.as_deref(), scheme.code_kind(), k, n, scheme.block)
 }
 
 fn scale_values(bytes: &[u8], storage: ScaleStorage) -> Vec<f32> {

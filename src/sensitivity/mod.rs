@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Form, Inventory, Origin, Site, Values, stored};
 use crate::onnx::{Model, tensor};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, ScaleStorage, Scheme, WeightError, measure, quantize_rows};
+use crate::quant::{Algorithm, PackedRows, ScaleStorage, Scheme, WeightError, measure, quantize_rows};
 
 pub use decoded::{decoded, decoded_blocks};
 pub use reach::{Reach, reach};
@@ -22,6 +22,8 @@ pub use reach::{Reach, reach};
 pub enum Candidate {
     /// Blocked codes, for a linear.
     Blocks(Scheme),
+    /// 4-bit rows, for a table.
+    PackedRows(PackedRows),
     /// INT8 rows, for a table.
     Rows(ScaleStorage),
 }
@@ -39,6 +41,7 @@ pub fn weight_error(
     let values = Values::of(model, site)?;
     Ok(match candidate {
         Candidate::Blocks(scheme) => measure(&values.matrix()?, scheme, algorithm),
+        Candidate::PackedRows(format) => format.quantize(&values.matrix()?, algorithm).2,
         Candidate::Rows(scales) => quantize_rows(&values.matrix()?, scales, algorithm).error,
     })
 }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Site, Values};
 use crate::onnx::Model;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::quant::{ScaleStorage, Scheme, fp16_scales_fit, row_scheme, survey};
+use crate::quant::{PackedRows, ScaleStorage, Scheme, fp16_scales_fit, row_scheme, survey};
 
 /// What a look at the values of a weight says of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,14 +27,15 @@ pub fn reach(model: &Model, site: &Site, candidate: Candidate) -> Result<Reach> 
     let values = Values::of(model, site)?;
     let (matrix, scheme) = match candidate {
         Candidate::Blocks(scheme) => (values.matrix()?, scheme),
-        // A row is one block of the transpose.
+        // A row is a column of blocks of the transpose, or one block of it.
+        Candidate::PackedRows(format) => (values.matrix()?.transposed(), format.scheme()),
         Candidate::Rows(scales) => (values.matrix()?.transposed(), row_scheme(site.n, scales)),
     };
     let seen = survey(&matrix, scheme.block);
     if let Some((row, column)) = seen.first_non_finite {
         return Ok(match candidate {
             Candidate::Blocks(_) => Reach::NotFinite(row, column),
-            Candidate::Rows(_) => Reach::NotFinite(column, row),
+            Candidate::PackedRows(_) | Candidate::Rows(_) => Reach::NotFinite(column, row),
         });
     }
     let wanted = if half { ScaleStorage::F16 } else { scheme.scales };
@@ -45,6 +46,7 @@ pub fn reach(model: &Model, site: &Site, candidate: Candidate) -> Result<Reach> 
     };
     Ok(Reach::Fits(match candidate {
         Candidate::Blocks(scheme) => Candidate::Blocks(Scheme { scales: storage, ..scheme }),
+        Candidate::PackedRows(format) => Candidate::PackedRows(PackedRows { scales: storage, ..format }),
         Candidate::Rows(_) => Candidate::Rows(storage),
     }))
 }
