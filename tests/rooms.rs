@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Free to all: they know no room but one another.
-const GROUND: [&str; 6] = ["error", "limits", "panics", "role", "progress", "settings"];
+const GROUND: [&str; 7] = ["error", "limits", "linalg", "panics", "role", "progress", "settings"];
 
 /// Every room, from the lowest, and what it may use beside the ground.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -16,9 +16,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("graph", &["onnx", "quant", "preset"]),
     ("data", &["onnx", "graph", "preset"]),
     ("engine", &["onnx", "quant", "graph", "data"]),
+    ("statistics", &[]),
     ("sensitivity", &["onnx", "quant", "graph", "data", "engine"]),
     ("plan", &["onnx", "quant", "preset", "graph", "data", "engine", "sensitivity"]),
-    ("rewrite", &["onnx", "quant", "preset", "opset", "graph", "plan"]),
+    (
+        "calibrate",
+        &["onnx", "quant", "preset", "graph", "data", "engine", "statistics", "sensitivity", "plan"],
+    ),
+    ("rewrite", &["onnx", "quant", "preset", "opset", "graph", "plan", "calibrate"]),
     ("validate", &["onnx", "quant", "graph", "data", "engine"]),
     ("report", &["onnx", "quant", "preset", "graph", "plan", "validate"]),
     (
@@ -31,8 +36,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "graph",
             "data",
             "engine",
+            "statistics",
             "sensitivity",
             "plan",
+            "calibrate",
             "rewrite",
             "validate",
             "report",
@@ -48,8 +55,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "graph",
             "data",
             "engine",
+            "statistics",
             "sensitivity",
             "plan",
+            "calibrate",
             "rewrite",
             "validate",
             "report",
@@ -62,6 +71,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 const GROUND_USES: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("limits", &[]),
+    ("linalg", &[]),
     ("panics", &[]),
     ("role", &[]),
     ("progress", &["error"]),

@@ -1,5 +1,7 @@
 //! Choosing how one weight is fitted.
 
+use rayon::prelude::*;
+
 use super::{Fitted, product};
 use crate::quant::compensate::{Damping, Prepared, compensate, target};
 use crate::quant::{Algorithm, Matrix, Scheme, fit as fit_grid, quantize};
@@ -37,19 +39,32 @@ impl Shared {
         Self { sums, moments: Default::default(), prepared: Default::default() }
     }
 
-    /// Fills in what is asked for; afterwards [`Shared::get`] has it.
-    fn make(&mut self, centred: bool, damping: usize, part: usize) {
-        let Some((train, held)) = &self.sums else { return };
+    /// Prepares one damping on all rows.
+    fn make(&mut self, centred: bool, damping: usize) {
+        self.make_moments(centred);
         let at = usize::from(centred);
-        let moments = self.moments[at].get_or_insert_with(|| {
+        let Some((all, _)) = &self.moments[at] else { return };
+        self.prepared[at][damping][0]
+            .get_or_insert_with(|| Prepared::new(&all.square, all.rewritten.len(), DAMPINGS[damping]));
+    }
+
+    /// Prepares every damping on the rows that take part, side by side.
+    fn make_trials(&mut self, centred: bool) {
+        self.make_moments(centred);
+        let at = usize::from(centred);
+        let Some((_, train)) = &self.moments[at] else { return };
+        self.prepared[at].par_iter_mut().zip(DAMPINGS).for_each(|(slots, damping)| {
+            slots[1].get_or_insert_with(|| Prepared::new(&train.square, train.rewritten.len(), damping));
+        });
+    }
+
+    fn make_moments(&mut self, centred: bool) {
+        let Some((train, held)) = &self.sums else { return };
+        self.moments[usize::from(centred)].get_or_insert_with(|| {
             let mut all = train.clone();
             all.merge(held);
             (all.moments(centred), train.moments(centred))
         });
-        let chosen = if part == 0 { &moments.0 } else { &moments.1 };
-        let k = chosen.rewritten.len();
-        self.prepared[at][damping][part]
-            .get_or_insert_with(|| Prepared::new(&chosen.square, k, DAMPINGS[damping]));
     }
 
     fn get(&self, centred: bool, damping: usize, part: usize) -> Option<(&Moments, &Prepared)> {
@@ -108,20 +123,23 @@ pub(super) fn fit(
         let searched = decoded_blocks(&quantize(matrix, scheme, Algorithm::Search), scheme, k, n);
         let base = distance(&cut(&searched.unwrap_or_default()), None);
         let signal: f64 = reference.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().max(1e-30);
-        let mut best: Option<(f64, usize)> = None;
-        for damping in 0..DAMPINGS.len() {
-            shared.make(centred, damping, 1);
-            let Some((moments, prepared)) = shared.get(centred, damping, 1) else { continue };
-            let aim = target(weight, &moments.square, &moments.drift, (k, n), DAMPINGS[damping]);
-            let aim = aim.as_deref().unwrap_or(weight);
-            let coded = compensate(weight, aim, n, columns.clone(), &start, scheme, prepared);
-            let values = coded.values(width, scheme.block);
-            let shift = centred.then(|| shift(&cut(weight), &values, moments, width));
-            let error = distance(&values, shift.as_deref());
-            if best.is_none_or(|(least, _)| error < least) {
-                best = Some((error, damping));
-            }
-        }
+        shared.make_trials(centred);
+        let own = cut(weight);
+        let grid = start.columns(n, columns.clone());
+        let trials: Vec<Option<f64>> = (0..DAMPINGS.len())
+            .into_par_iter()
+            .map(|damping| {
+                let (moments, prepared) = shared.get(centred, damping, 1)?;
+                let aim = target(&own, &moments.square, &moments.drift, (k, width), DAMPINGS[damping]);
+                let aim = aim.as_deref().unwrap_or(&own);
+                let coded = compensate(&own, aim, width, 0..width, &grid, scheme, prepared);
+                let values = coded.values(width, scheme.block);
+                let shift = centred.then(|| shift(&own, &values, moments, width));
+                Some(distance(&values, shift.as_deref()))
+            })
+            .collect();
+        let found = trials.iter().enumerate().filter_map(|(at, error)| Some(((*error)?, at)));
+        let best = found.min_by(|a, b| a.0.total_cmp(&b.0));
         match best {
             Some((error, damping)) if error < base || algorithm == Algorithm::Gptq => {
                 chosen = damping;
@@ -131,7 +149,7 @@ pub(super) fn fit(
             None => return plain(Some("its statistics cannot be factored")),
         }
     }
-    shared.make(centred, chosen, 0);
+    shared.make(centred, chosen);
     let Some((moments, prepared)) = shared.get(centred, chosen, 0) else {
         return plain(Some("its statistics cannot be factored"));
     };

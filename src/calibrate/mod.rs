@@ -3,7 +3,9 @@
 //! on samples that had no part in it.
 
 mod fit;
+mod influence;
 mod rows;
+mod table;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,6 +23,8 @@ use crate::progress::Progress;
 use crate::quant::{Algorithm, Quantized, Scheme};
 use crate::sensitivity::{decoded, decoded_blocks};
 use crate::statistics::Sums;
+
+pub use influence::influence;
 
 use rows::Rows;
 
@@ -335,17 +339,7 @@ impl Walk<'_> {
             }
             None => None,
         };
-        let gather = |run: &Run, table: &[f32]| -> Option<Value> {
-            let ids = run.get(&cut.input)?;
-            let mut rows = Vec::new();
-            for id in ids.integers()? {
-                let row = if id < 0 { id + k as i64 } else { id };
-                let row = usize::try_from(row).ok().filter(|row| *row < k)?;
-                rows.extend_from_slice(table.get(row * n..(row + 1) * n)?);
-            }
-            let shape: Vec<usize> = ids.shape().iter().copied().chain([n]).collect();
-            Value::from_floats(&shape, &rows)
-        };
+        let gather = |run: &Run, values: &[f32]| table::rows(run, cut, values, (k, n));
         let lost = || {
             Error::unsupported("runtime", format!("ids '{}' lie outside their table of {k} rows", cut.input))
                 .help("the samples are for another model, or made with another tokenizer")

@@ -86,6 +86,8 @@ pub(super) enum Command {
     Validate(Validate),
     /// Show how much each weight suffers under each scheme, and which preset fits
     Analyze(Analyze),
+    /// Show size against loss over plans for several budgets, and where the curve bends
+    Pareto(Box<Pareto>),
     /// Show every tensor: role, shape, bytes, operator, and what efq would do
     Inspect(Inspect),
     /// List the built-in presets, or show one
@@ -168,6 +170,34 @@ pub(super) struct Validate {
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
+  efq pareto bert.onnx -p high_compression --data test.npz --calibration calib.npz
+  efq pareto vit.onnx -p high_compression --data test.npz --report frontier.svg")]
+pub(super) struct Pareto {
+    /// Model file or folder
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub preset: PresetArgs,
+    /// Plans from the smallest to the most precise
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u8).range(2..=50))]
+    pub points: u8,
+    /// Write the frontier to FILE.svg or FILE.json
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+    /// Replace an existing file
+    #[arg(long)]
+    pub force: bool,
+    /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made
+    #[arg(long, value_name = "FILE", help_heading = "Samples")]
+    pub calibration: Option<PathBuf>,
+    #[command(flatten)]
+    pub samples: SampleArgs,
+    #[command(flatten)]
+    pub weights: WeightArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
   efq analyze bert.onnx
   efq analyze bert.onnx --data calib.npz")]
 pub(super) struct Analyze {
@@ -244,7 +274,7 @@ pub(super) struct SampleArgs {
     pub output_name: Option<String>,
 }
 
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, Default, ClapArgs)]
 #[command(next_help_heading = "Gate")]
 pub(super) struct GateArgs {
     /// Exit with 4 when the samples cannot decide or nothing was verified

@@ -7,6 +7,7 @@ mod completions;
 mod exit;
 mod inspect;
 mod outcome;
+mod pareto;
 mod paths;
 mod presets;
 mod progress;
@@ -44,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Rewrite(command) => rewrite::run(command, general),
         Command::Validate(command) => validate::run(command, general),
         Command::Analyze(command) => analyze::run(command, general),
+        Command::Pareto(command) => pareto::run(command, general),
         Command::Inspect(command) => inspect::run(command, general),
         Command::Presets(command) => presets::run(command, general),
         Command::Completions(command) => completions::run(command, general),

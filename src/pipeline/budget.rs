@@ -6,6 +6,7 @@ use super::fitting::Fitting;
 use super::judge::Judge;
 use super::notes::Notes;
 use super::{RewriteOptions, carry_out};
+use crate::calibrate::influence;
 use crate::data::Sample;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Form, Inventory, Site, WeightUse};
@@ -13,7 +14,7 @@ use crate::onnx::{Checked, Layout, Model, SaveOptions};
 use crate::plan::{Choice, Encoding, Limit, Plan, totals, within};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, BLOCKS, Bits, PackedRows, ScaleStorage, Scheme};
-use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
+use crate::sensitivity::{Candidate, Reach, reach, weight_error};
 use crate::settings::Budget;
 
 /// Samples on which single weights are measured.
@@ -22,6 +23,8 @@ const SAMPLES: usize = 24;
 const BASE_BLOCK: usize = 64;
 /// Rounds in which the graph's own bytes are taken into account.
 const ROUNDS: usize = 6;
+/// Bytes of the name of a corrected bias, twice, at most.
+const CORRECTED_NAME: u64 = 32;
 /// A fit to activations is believed to leave no less than this share of a squared error.
 const LEAST_GAIN: f64 = 0.02;
 
@@ -96,25 +99,22 @@ impl Costs {
     ) -> Result<()> {
         let wanted: Vec<_> = bases
             .iter()
-            .filter_map(|(site, base)| {
-                base.candidate().map(|(candidate, _)| (*site, candidate, Algorithm::Search))
-            })
+            .filter_map(|(site, base)| base.candidate().map(|(candidate, _)| (*site, candidate)))
             .collect();
         let measured = judge.prepared(progress).and_then(|ready| {
             let samples = of_one_shape(&ready.samples.list, SAMPLES);
-            output_errors(model, known, &wanted, &ready.original, &samples, progress)
+            influence(model, known, &wanted, &samples, &ready.output.name, progress)
         });
         let measured = match measured {
             Ok(found) => found,
             Err(error) if error.kind() == Kind::Unsupported => {
                 self.unmeasured = Some(error.to_string());
-                vec![None; wanted.len()]
+                vec![1.0; wanted.len()]
             }
             Err(error) => return Err(error),
         };
         for (item, influence) in self.items.iter_mut().zip(measured) {
-            let influence = influence.unwrap_or(1.0);
-            item.choices.iter_mut().for_each(|choice| choice.loss *= influence);
+            item.choices.iter_mut().for_each(|choice| choice.loss *= influence.max(1e-12));
         }
         Ok(())
     }
@@ -221,6 +221,22 @@ impl Costs {
         self.chosen(plan, Limit::Loss(most), reason)
     }
 
+    /// Bytes of the file of the plan that may lose `most`: the smallest for infinity, the finest for 0.
+    ///
+    /// # Errors
+    /// Errors of laying the file out.
+    pub fn extreme(
+        &self,
+        model: &Checked<Model>,
+        known: &Inventory,
+        plan: &Plan,
+        notes: &Notes,
+        most: f64,
+    ) -> Result<u64> {
+        let (made, _) = self.chosen(plan, Limit::Loss(most), "frontier").unwrap_or((plan.clone(), 0.0));
+        size(model, known, &made, notes)
+    }
+
     /// Payload of the free weights under `plan`.
     fn payload(&self, plan: &Plan) -> u64 {
         let of = |item: &Item| {
@@ -244,7 +260,8 @@ impl Item {
 pub(super) fn size(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes: &Notes) -> Result<u64> {
     let draft = carry_out(model, known, plan, &HashMap::new(), &notes.metadata(plan))?.draft;
     let (file, side) = Layout::new(&draft, model.path(), SaveOptions::default())?.sizes();
-    Ok(file + side)
+    // A bias that takes up the mean of an error is stored under a name of its own.
+    Ok(file + side + plan.blocked_uses() as u64 * CORRECTED_NAME)
 }
 
 /// Bytes of the file that are no weights.

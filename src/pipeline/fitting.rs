@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::judge::provenance;
 use super::{AUTO_BYTES, RewriteOptions, output_of};
 use crate::calibrate::{Calibrated, Fitted, calibrate};
 use crate::data::{self, Samples};
@@ -11,6 +12,7 @@ use crate::onnx::{Checked, Model};
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, ScaleStorage};
+use crate::report;
 
 /// Samples that are made up where the user gives none.
 const SYNTHETIC: usize = 256;
@@ -78,6 +80,47 @@ impl<'a> Fitting<'a> {
         }
         let list = self.samples.as_ref().map_or(&[][..], |samples| samples.list.as_slice());
         calibrate(model, known, plan, list, &output.name, progress)
+    }
+
+    /// The same for the report; `None` where no statistics were asked for.
+    pub fn report(&self, plan: &Plan) -> Option<report::Fitting> {
+        let data = match (&self.samples, self.options.calibration.is_some()) {
+            (Some(samples), _) => provenance(samples),
+            (None, _) => report::Data::Synthetic { seed: self.options.seed },
+        };
+        let found = &self.calibrated;
+        if found.layers.is_empty() && self.reason.is_none() {
+            return None;
+        }
+        let layers = found.layers.iter().map(|layer| {
+            let decision = plan.decisions.get(layer.decision);
+            report::FittedLayer {
+                tensor: decision.map_or(String::new(), |decision| decision.tensor.clone()),
+                algorithm: layer.algorithm.to_owned(),
+                error_by_search: layer.errors.map(|errors| errors.0),
+                error: layer.errors.map(|errors| errors.1),
+                fallback: layer.fallback.map(str::to_owned),
+            }
+        });
+        Some(report::Fitting {
+            data,
+            samples: found.samples,
+            rows: found.rows,
+            layers: layers.collect(),
+            skipped: self.reason.clone(),
+        })
+    }
+
+    /// A warning where the samples that judge are among those that were fitted to.
+    pub fn shared_with(&self, judges: Option<&Samples>) -> Option<String> {
+        let (mine, judges) = (self.samples.as_ref().filter(|samples| samples.are_real())?, judges?);
+        let count = data::coincide(mine, judges);
+        (count > 0).then(|| {
+            format!(
+                "{count} of {} samples that judge are calibration samples too: the verdict is optimistic",
+                judges.list.len()
+            )
+        })
     }
 
     /// How linears are fitted in this run.

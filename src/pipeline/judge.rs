@@ -120,6 +120,11 @@ impl<'a> Judge<'a> {
         self.ready.as_ref()
     }
 
+    /// The user's samples, if they have been read.
+    pub(super) fn samples(&self) -> Option<&Samples> {
+        self.ready.as_ref().map(|ready| &ready.samples).filter(|samples| samples.are_real())
+    }
+
     /// The same, made ready where it is not yet.
     ///
     /// # Errors
@@ -287,7 +292,7 @@ impl Ready {
     }
 }
 
-fn provenance(samples: &Samples) -> Data {
+pub(super) fn provenance(samples: &Samples) -> Data {
     match &samples.origin {
         data::Origin::File { path, sha256 } => Data::File {
             path: path.display().to_string(),

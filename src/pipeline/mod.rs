@@ -7,6 +7,7 @@ mod inspect;
 mod judge;
 mod mend;
 mod notes;
+mod pareto;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use crate::validate::Outcome;
 
 pub use analyze::{AnalyzeOptions, analyze};
 pub use inspect::inspect;
+pub use pareto::{ParetoOptions, pareto};
 
 use budget::Costs;
 use fitting::Fitting;
@@ -205,7 +207,10 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return Err(Error::interrupted());
     }
     let kept_all = !plan.changes_anything();
-    let mut report = notes.written(&plan, &written, judged);
+    let mut report = notes.written(&plan, &written, judged, fitting.report(&plan));
+    if let Some(shared) = fitting.shared_with(judge.samples()) {
+        report.warnings.push(shared);
+    }
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {
         deployed.outcome = Outcome::Failed;
         deployed.reason =

@@ -95,13 +95,20 @@ impl Notes {
     }
 
     /// The report of a rewritten model.
-    pub(super) fn written(self, plan: &Plan, written: &Written, judged: Judged) -> Report {
+    pub(super) fn written(
+        self,
+        plan: &Plan,
+        written: &Written,
+        judged: Judged,
+        fitting: Option<report::Fitting>,
+    ) -> Report {
         let saved = written.staged.saved();
         let mut result = file(&written.model, written.staged.target(), &saved.sha256);
         result.bytes = saved.bytes + saved.side_bytes;
         let mut report = self.report("rewrite", Some(result), judged.into_validation());
         report.tensors = tensors(plan, &written.errors.sorted());
         report.tied_bytes = tied_bytes(plan);
+        report.fitting = fitting;
         report.fusion = note_fusion(&written.model);
         if !written.removed_inputs.is_empty() {
             report.warnings.push(format!(
@@ -141,6 +148,7 @@ impl Notes {
             tensors: Vec::new(),
             tied_bytes: 0,
             fusion: Fusion::default(),
+            fitting: None,
             repair: self.repair,
             validation,
             warnings,

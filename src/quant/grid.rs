@@ -14,6 +14,18 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// The grid of some of its `n` columns.
+    pub fn columns(&self, n: usize, columns: std::ops::Range<usize>) -> Grid {
+        let cut = |from: &[f32]| -> Vec<f32> {
+            from.chunks_exact(n.max(1))
+                .filter_map(|row| row.get(columns.clone()))
+                .flatten()
+                .copied()
+                .collect()
+        };
+        Grid { scales: cut(&self.scales), zeros: cut(&self.zeros) }
+    }
+
     /// The scales as stored, little-endian.
     pub fn scale_bytes(&self, storage: ScaleStorage) -> Vec<u8> {
         match storage {

@@ -45,6 +45,7 @@ pub fn markdown(report: &Report) -> String {
     for (node, reason) in &report.fusion.unfused {
         let _ = writeln!(out, "- not fused: {}: {}", for_markdown(node), for_markdown(reason));
     }
+    super::fitting::markdown(&mut out, report.fitting.as_ref());
     validation(&mut out, report);
     for warning in &report.warnings {
         let _ = writeln!(out, "- {}", for_markdown(warning));

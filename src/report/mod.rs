@@ -4,6 +4,8 @@
 //! terminal and Markdown forms escape them.
 
 mod escape;
+mod fitting;
+mod frontier;
 mod grid;
 mod markdown;
 mod tables;
@@ -15,6 +17,8 @@ use crate::role::Role;
 use crate::validate::Verdict;
 
 pub use escape::for_terminal;
+pub use fitting::{FittedLayer, Fitting};
+pub use frontier::{Frontier, FrontierPoint};
 pub use grid::Grid;
 pub use markdown::markdown;
 pub use tables::{
@@ -46,6 +50,9 @@ pub struct Report {
     pub tied_bytes: u64,
     /// What ONNX Runtime does with the blocked weights.
     pub fusion: Fusion,
+    /// How weights were fitted to activations; absent where that was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitting: Option<Fitting>,
     /// What was raised to meet the target, in order.
     pub repair: Vec<Repair>,
     /// What it costs, and on what that statement stands.

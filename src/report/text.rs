@@ -21,6 +21,7 @@ pub fn text(report: &Report, verbose: bool) -> String {
         list(&mut out, &report.tensors);
     }
     fusion(&mut out, report);
+    super::fitting::text(&mut out, report.fitting.as_ref());
     repair(&mut out, report);
     out.push('\n');
     validation(&mut out, report);

@@ -12,6 +12,8 @@ mod prepared;
 mod refit;
 mod strip;
 mod target;
+#[cfg(test)]
+mod tests;
 
 use rayon::prelude::*;
 

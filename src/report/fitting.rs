@@ -1,0 +1,91 @@
+//! What weights were fitted to, and what that gained.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::escape::for_markdown;
+use super::{Data, for_terminal};
+
+/// How the blocked weights were fitted to activations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fitting {
+    /// Where the calibration samples came from.
+    pub data: Data,
+    /// How many there were.
+    pub samples: usize,
+    /// Rows of activations (tokens, patches) of which the largest statistics are.
+    pub rows: usize,
+    /// Every blocked weight that statistics were asked for, in the order in which the network uses them.
+    pub layers: Vec<FittedLayer>,
+    /// Why there are no statistics; the weights were then fitted to their own values.
+    pub skipped: Option<String>,
+}
+
+/// How one weight was fitted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FittedLayer {
+    /// Tensor.
+    pub tensor: String,
+    /// `gptq` or `search`.
+    pub algorithm: String,
+    /// Relative squared error of the layer's output on held-out samples, by search.
+    pub error_by_search: Option<f64>,
+    /// The same, as taken.
+    pub error: Option<f64>,
+    /// Why search was taken where statistics were asked for.
+    pub fallback: Option<String>,
+}
+
+impl Fitting {
+    /// One or two sentences.
+    pub(super) fn sentences(&self) -> Vec<String> {
+        let (from, advice) = match &self.data {
+            Data::File { path, .. } => (format!("{} samples of {path}", self.samples), ""),
+            Data::Synthetic { seed } => (
+                format!("{} synthetic samples (seed {seed})", self.samples),
+                "; real ones (--calibration FILE) lower the error further",
+            ),
+        };
+        if let Some(reason) = &self.skipped {
+            return vec![format!("weights not fitted to activations: {reason}")];
+        }
+        let fitted = self.layers.iter().filter(|layer| layer.algorithm == "gptq").count();
+        let mut out = vec![format!(
+            "{fitted} of {} linear layers fitted to the activations of {from}, {} rows{advice}",
+            self.layers.len(),
+            self.rows
+        )];
+        let pairs = self.layers.iter().filter_map(|layer| Some((layer.error_by_search?, layer.error?)));
+        let (before, after) = pairs.fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
+        if before > 0.0 {
+            out.push(format!(
+                "which leaves {:.0} % of their squared error on held-out samples",
+                100.0 * after / before
+            ));
+        }
+        for layer in &self.layers {
+            if let Some(why) = &layer.fallback {
+                out.push(format!("{} by search: {why}", layer.tensor));
+            }
+        }
+        out
+    }
+}
+
+pub(super) fn text(out: &mut String, fitting: Option<&Fitting>) {
+    for sentence in fitting.iter().flat_map(|fitting| fitting.sentences()) {
+        let _ = writeln!(out, "{}", for_terminal(&sentence));
+    }
+}
+
+pub(super) fn markdown(out: &mut String, fitting: Option<&Fitting>) {
+    let Some(fitting) = fitting else { return };
+    let _ = writeln!(out, "\n## Calibration\n");
+    for sentence in fitting.sentences() {
+        let _ = writeln!(out, "- {}", for_markdown(&sentence));
+    }
+    if let Data::File { sha256, .. } = &fitting.data {
+        let _ = writeln!(out, "- SHA-256 of the samples: {sha256}");
+    }
+}

@@ -1,0 +1,174 @@
+//! Fitting weights to activations: what it gains, that it never loses in silence, and that a budget holds.
+
+mod support;
+
+use efq::data::{self, Sample, Source};
+use efq::engine::{Runner, Variant};
+use efq::graph::{inventory, measured_output};
+use efq::onnx::load;
+use serde_json::Value;
+use support::{Folder, Net, done, noise, npy_f32, npz};
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits_vit.onnx");
+const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits_vit.test.npz");
+
+/// Relative L2 distance of the outputs of two models over `samples`.
+fn distance(original: &std::path::Path, rewritten: &std::path::Path, samples: &[Sample]) -> f64 {
+    let (original, rewritten) = (load(original).unwrap(), load(rewritten).unwrap());
+    let output = measured_output(&original, &inventory(&original), None).unwrap();
+    let a = Runner::new(&original, &output.name, Variant::Deployed).unwrap();
+    let b = Runner::new(&rewritten, &output.name, Variant::Deployed).unwrap();
+    let (mut error, mut signal) = (0.0, 0.0);
+    for sample in samples {
+        for (x, y) in a.run(sample).unwrap().values.iter().zip(&b.run(sample).unwrap().values) {
+            error += f64::from(y - x).powi(2);
+            signal += f64::from(*x).powi(2);
+        }
+    }
+    (error / signal).sqrt()
+}
+
+/// The samples of the fixture, those at even places to fit to, the others to judge.
+fn halves(folder: &Folder) -> Vec<Sample> {
+    let model = load(FIXTURE.as_ref()).unwrap();
+    let all = data::load(&Source::new(SAMPLES), &model).unwrap().list;
+    let taken: Vec<&Sample> = all.iter().step_by(2).take(96).collect();
+    let (name, first) = &taken[0].inputs[0];
+    let values: Vec<f32> = taken
+        .iter()
+        .flat_map(|sample| sample.inputs[0].1.bytes.as_chunks::<4>().0.to_vec())
+        .map(f32::from_le_bytes)
+        .collect();
+    let shape: Vec<usize> = std::iter::once(taken.len()).chain(first.shape.iter().skip(1).copied()).collect();
+    std::fs::write(folder.join("calib.npz"), npz(&[(name.as_str(), npy_f32(&shape, &values))])).unwrap();
+    all.into_iter().skip(1).step_by(2).take(128).collect()
+}
+
+fn rewrite(folder: &Folder, output: &str, more: &[&str]) -> Value {
+    let fixed =
+        ["rewrite", FIXTURE, "-p", "high_accuracy", "-o", output, "--validate", "never", "--format", "json"];
+    serde_json::from_str(done(&folder.efq(&[&fixed, more].concat()))).unwrap()
+}
+
+#[test]
+fn real_samples_and_made_up_ones_both_beat_search_on_other_samples() {
+    let folder = Folder::new();
+    let judges = halves(&folder);
+    rewrite(&folder, "search.onnx", &["--algorithm", "search"]);
+    let bare = rewrite(&folder, "bare.onnx", &[]);
+    let fitted = rewrite(&folder, "fitted.onnx", &["--calibration", "calib.npz"]);
+    let of = |name: &str| distance(FIXTURE.as_ref(), &folder.join(name), &judges);
+    let (search, made_up, real) = (of("search.onnx"), of("bare.onnx"), of("fitted.onnx"));
+    assert!(real < 0.55 * search, "{real} against {search}");
+    assert!(made_up < 0.9 * search, "{made_up} against {search}");
+    assert_eq!(fitted["fitting"]["data"]["source"], "file");
+    assert_eq!(fitted["fitting"]["samples"], 96);
+    assert_eq!(bare["fitting"]["data"]["source"], "synthetic");
+    assert!(bare["fitting"]["layers"].as_array().unwrap().len() >= 16);
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_threads_and_a_plan_repeats_them() {
+    let folder = Folder::new();
+    halves(&folder);
+    rewrite(&folder, "a.onnx", &["--calibration", "calib.npz", "--plan", "p.json"]);
+    let args = ["rewrite", FIXTURE, "-p", "high_accuracy", "-o", "b.onnx", "--validate", "never"];
+    let mut one = folder.command(&[&args[..], &["--calibration", "calib.npz"]].concat());
+    assert!(one.env("RAYON_NUM_THREADS", "1").output().unwrap().status.success());
+    assert_eq!(folder.read("a.onnx"), folder.read("b.onnx"));
+    rewrite(&folder, "c.onnx", &["--calibration", "calib.npz", "--from-plan", "p.json"]);
+    assert_eq!(folder.read("a.onnx"), folder.read("c.onnx"));
+}
+
+#[test]
+fn activations_that_are_not_finite_or_never_change_leave_search_with_its_reason() {
+    let folder = Folder::new();
+    let (k, n) = (64, 96);
+    Net::linear(k, n).save(&folder.join("m.onnx"));
+    for (file, value) in [("nan.npz", f32::NAN), ("zero.npz", 0.0)] {
+        let x = npy_f32(&[20, 1, k], &vec![value; 20 * k]);
+        std::fs::write(folder.join(file), npz(&[("x", x)])).unwrap();
+        let out = format!("{file}.onnx");
+        let args = [
+            "rewrite",
+            "m.onnx",
+            "-p",
+            "high_compression",
+            "-o",
+            &out,
+            "--validate",
+            "never",
+            "--calibration",
+            file,
+        ];
+        let report: Value =
+            serde_json::from_str(done(&folder.efq(&[&args[..], &["--format", "json"]].concat()))).unwrap();
+        let layer = &report["fitting"]["layers"][0];
+        assert_eq!(layer["algorithm"], "search", "{report}");
+        assert!(layer["fallback"].is_string(), "{report}");
+    }
+}
+
+#[test]
+fn samples_that_judge_and_fit_are_told() {
+    let folder = Folder::new();
+    let x = npy_f32(&[20, 1, 64], &noise(20 * 64, 4));
+    std::fs::write(folder.join("x.npz"), npz(&[("x", x)])).unwrap();
+    Net::linear(64, 96).save(&folder.join("m.onnx"));
+    let out = folder.efq(&[
+        "rewrite",
+        "m.onnx",
+        "-p",
+        "high_compression",
+        "-o",
+        "o.onnx",
+        "--data",
+        "x.npz",
+        "--calibration",
+        "x.npz",
+        "--keep-output",
+    ]);
+    let text = &out.out;
+    assert!(text.contains("20 of 20 samples that judge are calibration samples too"), "{text}");
+}
+
+#[test]
+fn a_budget_of_bytes_holds_and_more_bytes_lose_less() {
+    let folder = Folder::new();
+    let judges = halves(&folder);
+    let mut before = f64::INFINITY;
+    for size in [480_000u64, 700_000, 1_000_000] {
+        let out = format!("{size}.onnx");
+        let args = ["rewrite", FIXTURE, "-p", "high_compression", "-o", &out, "--validate", "never"];
+        let text = size.to_string();
+        done(&folder.efq(&[&args[..], &["--calibration", "calib.npz", "--target-size", &text]].concat()));
+        let bytes = folder.read(&out).len() as u64;
+        assert!(bytes <= size && bytes > size * 9 / 10, "{bytes} of {size}");
+        let now = distance(FIXTURE.as_ref(), &folder.join(&out), &judges);
+        assert!(now < before, "{now} after {before} at {size} bytes");
+        before = now;
+    }
+}
+
+#[test]
+fn a_budget_that_cannot_hold_says_what_can() {
+    let folder = Folder::new();
+    let out = folder.efq(&[
+        "rewrite",
+        FIXTURE,
+        "-p",
+        "high_compression",
+        "-o",
+        "o.onnx",
+        "--validate",
+        "never",
+        "--target-size",
+        "100kB",
+        "--algorithm",
+        "search",
+    ]);
+    assert_eq!(out.code, Some(2));
+    let text = &out.err;
+    assert!(text.contains("the least that can be reached is"), "{text}");
+    assert!(!folder.join("o.onnx").exists());
+}
