@@ -19,7 +19,7 @@ const TABLE_BLOCK: usize = 128;
 fn overhead(encoding: Encoding) -> u64 {
     match encoding {
         Encoding::Float => 0,
-        Encoding::PackedRows { .. } => 1536,
+        Encoding::PackedRows { .. } => 2048,
         Encoding::Blocks { .. } | Encoding::Rows { .. } => 256,
     }
 }
