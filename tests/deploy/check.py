@@ -227,15 +227,14 @@ def reference(model):
 
 
 # What stands behind the Gather of a 4-bit table, in the order of efq's nodes; those in brackets may be missing.
-PACKED = ("Gather DequantizeLinear Cast Mul Sub Concat DequantizeLinear [Cast] Gather [Cast] Mul [Shape] [Concat] "
-          "Reshape [Slice]").split()
+PACKED = "Gather Cast Mul Floor Sub Sub Concat Gather [Cast] Mul [Shape] [Concat] Reshape [Slice]".split()
 
 
 def packed_tables(nodes, constants):
     """The nodes of each 4-bit table, from the Gather of its codes to the one that gives the rows."""
     for at, first in enumerate(nodes):
         table = constants.get(first.input[0]) if first.op_type == "Gather" else None
-        if table is None or table.data_type != TensorProto.UINT8 or len(table.dims) != 3:
+        if table is None or table.data_type != TensorProto.INT8 or len(table.dims) != 3:
             continue
         chain, values, at = [], set(), at
         for wanted in PACKED:
@@ -255,10 +254,11 @@ def decoded_table(chain, constants):
     """The rows of a 4-bit table, by its layout: low nibbles are the first half of each row, high ones the second."""
     gathers = [node for node in chain if node.op_type == "Gather"]
     packed, scale = (numpy_helper.to_array(constants[node.input[0]]) for node in gathers)
-    codes = np.concatenate([packed & 15, packed >> 4], axis=1).astype(np.float32) - 8
-    casts = [attribute(node, "to", 0) for node in chain if node.op_type == "Cast"]
-    kind = helper.tensor_dtype_to_np_dtype(casts[-1]) if len(casts) > 1 else scale.dtype
-    rows = (codes.astype(kind) * scale.astype(kind)).reshape(len(packed), -1)
+    kind = helper.tensor_dtype_to_np_dtype(attribute(chain[1], "to", 0))
+    low, high = ((packed & 15) - 8).astype(kind), (packed >> 4).astype(kind)
+    # The scales of the low nibbles are stored 16 times as large.
+    scale = scale.astype(kind) / np.repeat([16, 1], packed.shape[1]).astype(kind)[:, None]
+    rows = (np.concatenate([low, high], axis=1) * scale).reshape(len(packed), -1)
     cut = chain[-1] if chain[-1].op_type == "Slice" else None
     return rows[:, :int(numpy_helper.to_array(constants[cut.input[2]])[0])] if cut else rows
 
