@@ -154,6 +154,15 @@ mod tests {
     }
 
     #[test]
+    fn the_scales_of_low_nibbles_need_room_in_fp16() {
+        let format = PackedRows { block: 16, scales: ScaleStorage::F16 };
+        let fits = |max_abs| {
+            format.fp16_scales_fit(&Survey { first_non_finite: None, max_abs, least_block_max: 1.0 })
+        };
+        assert!(fits(4000.0) && !fits(5000.0));
+    }
+
+    #[test]
     fn halves_are_packed_beside_each_other() {
         let mut out = [0; 3];
         pack_halves(&[0xf8, 7, 0, 1, 0xff], &mut out);
