@@ -754,6 +754,11 @@ fn plans_that_were_edited() {
     add("rows for a linear", &|p| p["decisions"][0]["uses"][0]["encoding"] = rows.clone());
     add("blocks for a table", &|p| p["decisions"][1]["uses"][0]["encoding"] = linear.clone());
     add("block of 48", &|p| p["decisions"][0]["uses"][0]["encoding"]["scheme"]["block"] = 48.into());
+    for block in [0, 300] {
+        add(&format!("table block of {block}"), &|p| {
+            p["decisions"][1]["uses"][0]["encoding"]["format"]["block"] = block.into();
+        });
+    }
     add("5 bits", &|p| p["decisions"][0]["uses"][0]["encoding"]["scheme"]["bits"] = 5.into());
     add("one tensor less", &|p| drop(p["decisions"].as_array_mut().unwrap().pop()));
     add("other name", &|p| p["decisions"][0]["tensor"] = "v".into());

@@ -465,7 +465,7 @@ fn embedding() -> Net {
 #[test]
 fn an_embedding_is_gathered_and_then_scaled() {
     let net = embedding();
-    let (_folder, model) = rewritten(&net, &[]);
+    let (_folder, model) = rewritten(&net, &["--embeddings", "int8"]);
     assert_eq!(operators(&model), ["Gather", "Cast", "Gather", "Cast", "Mul"]);
     assert_eq!((model.opset(), model.proto.ir_version()), (17, 8), "nothing needs a higher operator set");
     let codes = integers(initializer(&model, "table_quantized"));
@@ -487,26 +487,185 @@ fn an_embedding_is_gathered_and_then_scaled() {
     assert!(distance(&found, &original) < 0.01);
 }
 
+/// The rows of a 4-bit table by the layout that `docs/architecture.md` describes, without the crate's decoder.
+fn unpacked(model: &Model, weight: &str, width: usize) -> Vec<Vec<f32>> {
+    let table = initializer(model, &format!("{weight}_quantized"));
+    let scale = initializer(model, &format!("{weight}_scale"));
+    let [rows, pairs, block] = [0, 1, 2].map(|axis| table.dims[axis] as usize);
+    assert_eq!(table.data_type(), DataType::Int8 as i32);
+    assert_eq!(scale.dims, [rows as i64, 2 * pairs as i64, 1]);
+    let (codes, scales) = (integers(table), tensor::floats(scale).unwrap());
+    assert!(scales.iter().all(|scale| scale.is_finite() && *scale != 0.0), "scales of '{weight}'");
+    let row = |row: usize| {
+        let bytes = &codes[row * pairs * block..][..pairs * block];
+        let levels = bytes.iter().map(|byte| (byte & 15) - 8).chain(bytes.iter().map(|byte| byte >> 4));
+        let values = levels.enumerate().map(|(at, level)| {
+            let group = at / block;
+            let scale = scales[row * 2 * pairs + group];
+            // The scales of the low nibbles are stored 16 times as large.
+            level as f32 * if group < pairs { scale / 16.0 } else { scale }
+        });
+        values.take(width).collect()
+    };
+    (0..rows).map(row).collect()
+}
+
+#[test]
+fn a_table_of_4_bits_is_gathered_and_then_taken_apart() {
+    const PACKED: [&str; 10] =
+        ["Gather", "Cast", "Mul", "Floor", "Sub", "Sub", "Concat", "Gather", "Cast", "Mul"];
+    // Width, block asked for, block and pairs that come out.
+    for (width, asked, block, pairs) in
+        [(64, "128", 32, 1), (64, "16", 16, 2), (100, "32", 25, 2), (33, "16", 9, 2), (7, "256", 4, 1)]
+    {
+        // Without value_info: the rank of the ids is declared, or has to be asked for.
+        for (rank, dims) in [(Some(1), vec![5]), (Some(2), vec![1, 5]), (Some(0), vec![]), (None, vec![5])] {
+            let what = format!("width {width}, blocks of {asked}, ids {rank:?}");
+            let rows = 2000;
+            let declared = &["a", "b"][..rank.unwrap_or(1)];
+            let table = noise(rows * width, 2);
+            let net = Net::new()
+                .input("ids", DataType::Int64, declared)
+                .output("rows", DataType::Float, &[declared, &["w"]].concat())
+                .floats("table", &[rows, width], &table);
+            let net = match rank {
+                // What a Tile gives has the rank of its input, which efq does not look up.
+                None => net.integers("once", &[1], &[1]).node("Tile", "t", &["ids", "once"], &["i"], vec![]),
+                Some(_) => net.node("Identity", "t", &["ids"], &["i"], vec![]),
+            };
+            let net = net.node("Gather", "lookup", &["table", "i"], &["rows"], vec![]);
+            let (folder, model) = rewritten(&net, &["--block-size", asked]);
+            assert_eq!((model.opset(), model.proto.ir_version()), (17, 8), "{what}");
+            let mut expected = vec![if rank.is_none() { "Tile" } else { "Identity" }];
+            expected.extend(PACKED);
+            expected.extend(["Shape", "Concat"].iter().filter(|_| rank.is_none()));
+            expected.push("Reshape");
+            expected.extend((2 * block * pairs != width).then_some("Slice"));
+            assert_eq!(operators(&model), expected, "{what}");
+            assert_eq!(model.graph().node.last().unwrap().name(), "lookup");
+            assert_eq!(report(&folder)["tensors"][0]["encoding"], format!("int4 rows block {block}"));
+            let bytes = rows * pairs * block + rows * 2 * pairs * 2;
+            assert_eq!(report(&folder)["tensors"][0]["bytes_after"], bytes, "{what}");
+
+            let ids = &[0, 1999, 7, 7, -1][..dims.iter().product()];
+            let raw: Vec<u8> = ids.iter().flat_map(|id: &i64| id.to_le_bytes()).collect();
+            let ids_array = Array { data_type: DataType::Int64, shape: dims.clone(), bytes: raw.into() };
+            let found = run(&model, "rows", &[("ids", ids_array)]);
+            let decoded = unpacked(&model, "table", width);
+            let at = |id: &i64| if *id < 0 { (id + rows as i64) as usize } else { *id as usize };
+            let meant: Vec<f32> = ids.iter().flat_map(|id| decoded[at(id)].clone()).collect();
+            assert_eq!(found, meant, "{what}");
+            let back: Vec<f32> = decoded.concat();
+            assert!(distance(&back, &table) < 0.13, "{what}: {}", distance(&back, &table));
+        }
+    }
+}
+
+#[test]
+fn a_table_of_4_bits_needs_operator_set_11() {
+    let at = |opset| {
+        let (_folder, model) = rewritten(&embedding().opset(opset), &[]);
+        (model.opset(), model.proto.ir_version())
+    };
+    assert_eq!(at(10), (21, 10));
+    assert_eq!(at(11), (11, 8));
+}
+
+#[test]
+fn a_half_precision_table_stays_half_precision() {
+    let halves = |values: &[f32]| values.iter().map(|v| half::f16::from_f32(*v)).collect::<Vec<_>>();
+    let table = noise(6400, 2);
+    let net = Net::new()
+        .input("ids", DataType::Int64, &["length"])
+        .output("rows", DataType::Float16, &["length", "64"])
+        .halves("table", &[100, 64], &table)
+        .node("Gather", "lookup", &["table", "ids"], &["rows"], vec![]);
+    let (_folder, model) = rewritten(&net, &[]);
+    assert_eq!(initializer(&model, "table_scale").data_type(), DataType::Float16 as i32);
+    let found = run(&model, "rows", &[("ids", id_array(&[3, -2]))]);
+    let decoded = unpacked(&model, "table", 64);
+    let meant = halves(&[decoded[3].clone(), decoded[98].clone()].concat());
+    assert_eq!(halves(&found), meant);
+}
+
+#[test]
+fn a_table_that_4_bits_do_not_shrink_takes_8() {
+    let net = network().floats("kinds", &[16, 64], &noise(1024, 9)).node(
+        "Gather",
+        "kind",
+        &["kinds", "ids"],
+        &["kind_rows"],
+        vec![],
+    );
+    let net = net.output("kind_rows", DataType::Float, &["length", "64"]);
+    let folder = Folder::new();
+    net.save(&folder.join("m.onnx"));
+    let report: Value = serde_json::from_str(done(&folder.efq(DRY))).unwrap();
+    let tensors = report["tensors"].as_array().unwrap();
+    let kinds = tensors.iter().find(|tensor| tensor["name"] == "kinds").unwrap();
+    assert_eq!(kinds["encoding"], "int8 rows");
+    assert_eq!(kinds["reason"], "high_compression: embeddings, no larger as int8");
+}
+
+#[test]
+fn a_table_of_4_bits_is_raised_to_8_and_then_kept() {
+    let net = network();
+    let folder = Folder::new();
+    net.save(&folder.join("m.onnx"));
+    done(&folder.efq(&[DRY, &["--plan", "p.json"]].concat()));
+    let model = load(&folder.join("m.onnx")).unwrap();
+    let text = String::from_utf8(folder.read("p.json")).unwrap();
+    let mut plan = efq::plan::Plan::from_json(&text, &model, &model.digest()).unwrap();
+    let at = plan.decisions.iter().position(|decision| decision.tensor == "table").unwrap();
+    let mut passed =
+        vec![(plan.decisions[at].uses[0].encoding.name(), plan.decisions[at].bytes_after as i64)];
+    while let Some(step) = efq::plan::next_step(&plan, at, 0) {
+        efq::plan::raise_to(&mut plan, &step, "the test wants it".to_owned());
+        let decision = &plan.decisions[at];
+        passed.push((decision.uses[0].encoding.name(), decision.bytes_after as i64));
+        assert_eq!(passed[passed.len() - 1].1 - passed[passed.len() - 2].1, step.bytes);
+    }
+    let expected = [("int4 rows block 32", 3200 + 400), ("int8 rows", 6400 + 200), ("float", 25600)];
+    assert_eq!(passed, expected.map(|(name, bytes)| (name.to_owned(), bytes)));
+}
+
 #[test]
 fn a_tied_table_is_stored_for_each_use() {
     let tied = embedding()
         .node("Transpose", "turn", &["table"], &["head"], vec![])
         .node("MatMul", "predict", &["rows", "head"], &["logits"], vec![])
         .output("logits", DataType::Float, &["length", "100"]);
-    let (folder, model) = rewritten(&tied, &[]);
+    let (folder, model) = rewritten(&tied, &["--embeddings", "int8"]);
     assert_eq!(
         operators(&model),
         ["Gather", "Cast", "Gather", "Cast", "Mul", "Cast", "DequantizeLinear", "MatMul"]
     );
     assert!(!names(&model).contains(&"table"));
     assert_eq!(report(&folder)["tensors"][0]["encoding"], "int8 rows + int4 block 128");
-    let back = dequantized(&model, &model.graph().node.last().unwrap().input[1]);
-    assert!(distance(&back, &transposed(&noise(6400, 2), 100, 64)) < 0.13);
-    // A table that is kept is not stored a second time for the head.
-    assert_eq!(
-        encodings(&tied, &["--keep", "token_embeddings", "--tensor", "predict=int4"]),
-        [("table".to_owned(), "float".to_owned())]
-    );
+    let head = |model: &Model| dequantized(model, &model.graph().node.last().unwrap().input[1]);
+    assert!(distance(&head(&model), &transposed(&noise(6400, 2), 100, 64)) < 0.13);
+
+    let (folder, packed) = rewritten(&tied, &[]);
+    assert!(!names(&packed).contains(&"table"));
+    let shown = report(&folder);
+    assert_eq!(shown["tensors"][0]["encoding"], "int4 rows block 32 + int4 block 128");
+    let (table, blocks) = (3200 + 100 * 2 * 2, 3200 + 100 * 2);
+    assert_eq!(shown["tensors"][0]["bytes_after"], table + blocks);
+    // What is stored more than once is all but the smaller copy.
+    assert_eq!(shown["tied_bytes"], table);
+    assert_eq!(head(&packed), head(&model), "the head does not depend on how the table is stored");
+    let rows = unpacked(&packed, "table", 64);
+    assert_eq!(run(&packed, "rows", &[("ids", id_array(&[5]))]), rows[5]);
+
+    // A table that is kept is not stored a second time for the head, whatever the head could be.
+    for head in ["int4", "int8"] {
+        assert_eq!(
+            encodings(&tied, &["--keep", "token_embeddings", "--tensor", &format!("predict={head}")]),
+            [("table".to_owned(), "float".to_owned())]
+        );
+    }
+    // Nor is a head that is kept given a second table.
+    assert_eq!(encodings(&tied, &["--tensor", "predict=float"]), [("table".to_owned(), "float".to_owned())]);
 }
 
 /// Two layers between an embedding and a head, for rules.
@@ -533,36 +692,31 @@ fn rules_and_options_choose_the_encoding() {
         assert_eq!(found, expected, "{more:?}");
     };
     let int4 = "int4 block 128";
-    check(&[], ["int8 rows", int4, int4, int4]);
-    check(&["--keep", "up"], ["int8 rows", "float", int4, int4]);
-    check(&["--keep", "/ff/*"], ["int8 rows", "float", "float", int4]);
-    check(&["--keep", "feed_forward", "--keep", "lm_head"], ["int8 rows", "float", "float", "float"]);
+    let rows = "int4 rows block 32";
+    check(&[], [rows, int4, int4, int4]);
+    check(&["--keep", "up"], [rows, "float", int4, int4]);
+    check(&["--keep", "/ff/*"], [rows, "float", "float", int4]);
+    check(&["--keep", "feed_forward", "--keep", "lm_head"], [rows, "float", "float", "float"]);
     check(&["--keep", "embeddings"], ["float", int4, int4, int4]);
     check(&["--embeddings", "keep", "--head", "int8"], ["float", int4, int4, "int8 block 128"]);
-    check(&["--head", "keep"], ["int8 rows", int4, int4, "float"]);
+    check(&["--head", "keep"], [rows, int4, int4, "float"]);
     check(&["--tensor", "down=int8", "--tensor", "*=float"], ["float", "float", "int8 block 128", "float"]);
     check(&["--tensor", "*=float", "--tensor", "down=int8"], ["float"; 4]);
     check(&["--tensor", "up=int4", "--keep", "*"], ["float", int4, "float", "float"]);
     check(&["--tensor", "table=int8", "--keep", "embeddings"], ["int8 rows", int4, int4, int4]);
-    check(&["--block-size", "32"], ["int8 rows", "int4 block 32", "int4 block 32", "int4 block 32"]);
-    check(&["--block-size", "adaptive"], ["int8 rows", int4, int4, "int4 block 64"]);
+    check(&["--tensor", "table=int4", "--embeddings", "keep"], [rows, int4, int4, int4]);
+    check(&["--tensor", "token_embeddings=int4", "--keep", "*"], [rows, "float", "float", "float"]);
+    check(&["--embeddings", "int8"], ["int8 rows", int4, int4, int4]);
+    check(&["--embeddings", "int4", "--block-size", "16"], {
+        ["int4 rows block 16", "int4 block 16", "int4 block 16", "int4 block 16"]
+    });
+    check(&["--block-size", "32"], [rows, "int4 block 32", "int4 block 32", "int4 block 32"]);
+    check(&["--block-size", "adaptive"], [rows, int4, int4, "int4 block 64"]);
     check(
         &["--asymmetric", "--scales", "fp32"],
-        ["int8 rows", "uint4 block 128", "uint4 block 128", "uint4 block 128"],
+        [rows, "uint4 block 128", "uint4 block 128", "uint4 block 128"],
     );
-    check(&["--algorithm", "rtn"], ["int8 rows", int4, int4, int4]);
-}
-
-#[test]
-fn a_table_cannot_become_int4() {
-    let folder = Folder::new();
-    network().save(&folder.join("m.onnx"));
-    let run = folder.efq(&[DRY, &["--tensor", "table=int4"]].concat());
-    assert_eq!(run.code, Some(2));
-    assert_eq!(
-        run.err,
-        "error: --tensor 'table=int4': 'table' is a table that is gathered from (tables are stored as int8 or float)\n"
-    );
+    check(&["--algorithm", "rtn"], [rows, int4, int4, int4]);
 }
 
 #[test]
@@ -587,6 +741,12 @@ fn a_preset_file_rules_over_roles_names_and_operators() {
             ("uint4 block 256", "mine.yaml:9"),
         ]
     );
+    // A table takes the block of its rule, and never a zero point.
+    folder.write("table.yaml", "name: mine\nembeddings: keep\nrules:\n  - operator: Gather\n    store: int4\n    block_size: 16\n    symmetric: false\n");
+    let run = folder.efq(&["rewrite", "m.onnx", "-p", "table.yaml", "--dry-run", "--format", "json"]);
+    let report: Value = serde_json::from_str(done(&run)).unwrap();
+    assert_eq!(report["tensors"][0]["encoding"], "int4 rows block 16");
+    assert_eq!(report["tensors"][0]["reason"], "table.yaml:4");
 }
 
 /// What a dry run foretells, comes: bytes, encodings, opset.
@@ -857,11 +1017,12 @@ fn the_interface_stays() {
         .iter()
         .map(|tensor| tensor["bytes_after"].as_u64().unwrap())
         .sum();
-    // The zeros that keep a product apart from the Relu behind it belong to no tensor of the original.
+    // The zeros that keep a product apart from the Relu behind it, and the numbers with which the rows of a table are
+    // taken apart, belong to no tensor of the original.
     let apart: u64 = new
         .initializer
         .iter()
-        .filter(|tensor| tensor.name().ends_with("_subtrahend"))
+        .filter(|tensor| tensor.name().ends_with("_subtrahend") || tensor.name().starts_with("rows_"))
         .map(|tensor| tensor::payload_len(tensor).unwrap() as u64)
         .sum();
     assert_eq!(told + apart, stored);

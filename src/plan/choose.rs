@@ -19,7 +19,7 @@ const TABLE_BLOCK: usize = 128;
 fn overhead(encoding: Encoding) -> u64 {
     match encoding {
         Encoding::Float => 0,
-        Encoding::PackedRows { .. } => 1536,
+        Encoding::PackedRows { .. } => 2048,
         Encoding::Blocks { .. } | Encoding::Rows { .. } => 256,
     }
 }
@@ -184,12 +184,13 @@ impl Chooser<'_> {
         Encoding::PackedRows { format, algorithm: settings.algorithm }
     }
 
-    /// INT8 rows instead of 4-bit ones where a table is so small that the nodes of these take more than they save.
+    /// INT8 rows instead of 4-bit ones where a table is so small that their nodes, or so narrow that their scales, take
+    /// more than the codes save.
     fn smaller_rows(&self, site: &Site, (wish, reason): (Encoding, String)) -> (Encoding, String) {
         let in_file = |encoding: Encoding| encoding.bytes(site.k, site.n).map(|b| b + overhead(encoding));
         let rows = self.rows();
         if matches!(wish, Encoding::PackedRows { .. }) && in_file(wish) >= in_file(rows) {
-            return (rows, format!("{reason}, too small for int4"));
+            return (rows, format!("{reason}, no larger as int8"));
         }
         (wish, reason)
     }

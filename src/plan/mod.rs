@@ -200,7 +200,7 @@ impl Plan {
         uses.filter(|usage| matches!(usage.encoding, Encoding::Blocks { .. })).count()
     }
 
-    /// Uses that become 4-bit rows, which are taken apart by operators of opset 14.
+    /// Uses that become 4-bit rows, which are taken apart by operators of opset 11.
     pub fn packed_uses(&self) -> usize {
         let uses = self.decisions.iter().flat_map(|decision| &decision.uses);
         uses.filter(|usage| matches!(usage.encoding, Encoding::PackedRows { .. })).count()

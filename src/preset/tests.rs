@@ -204,7 +204,7 @@ fn wrong_types() {
     insta::assert_snapshot!(refused_named("keep:\n"), @"p.yaml:2:5: 'keep' is without a value, a list is expected ([] if there is none)");
     insta::assert_snapshot!(refused_named("rules: {role: attention, store: int8}\n"), @"p.yaml:2:8: 'rules' is a mapping, a list is expected ([] if there is none)");
     insta::assert_snapshot!(refused_named("algorithm: [rtn]\n"), @"p.yaml:2:12: 'algorithm' is a list, one word is expected (allowed: rtn, percentile, search)");
-    insta::assert_snapshot!(refused_named("embeddings:\n"), @"p.yaml:2:11: 'embeddings' is without a value, one word is expected (allowed: keep, int8)");
+    insta::assert_snapshot!(refused_named("embeddings:\n"), @"p.yaml:2:11: 'embeddings' is without a value, one word is expected (allowed: keep, int8, int4)");
     insta::assert_snapshot!(refused_named("rules:\n  - role: [attention]\n    store: int8\n"), @"p.yaml:3:11: 'role' is a list, a role or group is expected");
 }
 
@@ -232,7 +232,7 @@ fn wrong_words() {
     insta::assert_snapshot!(refused_named("algorithm: serch\n"), @"p.yaml:2:12: 'algorithm' cannot be 'serch' (did you mean 'search'? allowed: rtn, percentile, search)");
     insta::assert_snapshot!(refused_named("decide_by: mean\n"), @"p.yaml:2:12: 'decide_by' cannot be 'mean' (allowed: interval, estimate)");
     insta::assert_snapshot!(refused_named("scales: bf16\n"), @"p.yaml:2:9: 'scales' cannot be 'bf16' (allowed: fp16, fp32)");
-    insta::assert_snapshot!(refused_named("embeddings: int4\n"), @"p.yaml:2:13: 'embeddings' cannot be 'int4' (allowed: keep, int8)");
+    insta::assert_snapshot!(refused_named("embeddings: float\n"), @"p.yaml:2:13: 'embeddings' cannot be 'float' (allowed: keep, int8, int4)");
     insta::assert_snapshot!(refused_named("head: float\n"), @"p.yaml:2:7: 'head' cannot be 'float' (allowed: keep, int8, int4)");
     insta::assert_snapshot!(refused_named("rules:\n  - {role: attention, store: int5}\n"), @"p.yaml:3:30: 'store' cannot be 'int5' (allowed: int4, int8, float)");
     insta::assert_snapshot!(refused_named("algorithm: RTN\n"), @"p.yaml:2:12: 'algorithm' cannot be 'RTN' (did you mean 'rtn'? allowed: rtn, percentile, search)");

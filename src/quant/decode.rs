@@ -76,9 +76,9 @@ pub fn decode(
 
 /// The table `[rows,width]` as the nodes behind its Gather compute it, bit for bit.
 ///
-/// `bytes` is `[rows,pairs,block]`: the low nibbles are blocks 0 to `pairs - 1` of a row, the high nibbles blocks
-/// `pairs` to `2 * pairs - 1`, each nibble its code plus 8. `scales` is `[rows,2 * pairs]`. Columns beyond `width`
-/// are dropped. `None` when `block` is 0 or a length does not fit the shape.
+/// `bytes` is i8 `[rows,pairs,block]`, `scales` is `[rows,2 * pairs]`. A sixteenth of a byte, rounded down, is the
+/// code of blocks `pairs` to `2 * pairs - 1` of a row; what that leaves, less a half, is a sixteenth of the code of
+/// blocks 0 to `pairs - 1`, whose scales are 16 times as large. Columns beyond `width` are dropped. `None` when `block` is 0 or a length does not fit the shape.
 pub fn decode_packed_rows(
     bytes: &[u8],
     scales: &[f32],
@@ -94,9 +94,10 @@ pub fn decode_packed_rows(
     let mut values = Vec::with_capacity(rows.checked_mul(width)?);
     for row in 0..rows {
         for column in 0..width {
-            let byte = bytes[row * half + column % half];
-            let nibble = if column < half { byte % 16 } else { byte / 16 };
-            values.push((f32::from(nibble) - 8.0) * scales[row * 2 * pairs + column / block]);
+            let sixteenth = f32::from(bytes[row * half + column % half] as i8) / 16.0;
+            let high = sixteenth.floor();
+            let level = if column < half { sixteenth - high - 0.5 } else { high };
+            values.push(level * scales[row * 2 * pairs + column / block]);
         }
     }
     Some(values)
@@ -109,8 +110,8 @@ mod tests {
     #[test]
     fn packed_rows_have_the_first_half_of_the_blocks_in_the_low_nibbles() {
         // Five columns in blocks of 2 are two pairs of blocks: 8 columns of which 3 pad.
-        let bytes = [0x80, 0x8f, 0x87, 0x89, 0x18, 0x88, 0x88, 0x88];
-        let scales = [1.0, 2.0, 0.5, 9.0, 1.0, 1.0, -3.0, 9.0];
+        let bytes = [0x00, 0x0f, 0x07, 0x09, 0x98, 0x08, 0x08, 0x08];
+        let scales = [16.0, 32.0, 0.5, 9.0, 16.0, 16.0, -3.0, 9.0];
         let values = decode_packed_rows(&bytes, &scales, 2, 5, 2).unwrap();
         assert_eq!(values, [-8.0, 7.0, -2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 21.0]);
     }

@@ -2,7 +2,9 @@
 //!
 //! The layout is made for what has to run behind the Gather: a row is cut into an even number of blocks, the
 //! blocks of its first half are the low nibbles and those of its second half the high nibbles. Taking the nibbles
-//! apart then gives both halves in order, and putting them behind one another gives the row.
+//! apart then gives both halves in order, and putting them behind one another gives the row. A byte is the signed
+//! number `16 * high + (low + 8)`: a sixteenth of it is `high` and a fraction, the fraction less a half is
+//! `low / 16`, and the stored scales of the low half are 16 times as large as their blocks', which is exact.
 
 use std::ops::RangeInclusive;
 
@@ -16,9 +18,10 @@ use super::{
     rows::encode_rows,
     scheme::{Bits, ScaleStorage, Scheme},
     simd::Simd,
+    survey::{Survey, fp16_scales_fit},
 };
 
-/// Format of a table `[rows,width]` of 4-bit codes -8..=7, each stored as code + 8; the scales may be negative.
+/// Format of a table `[rows,width]` of 4-bit codes -8..=7; the scales may be negative.
 #[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PackedRows {
     /// Columns that share a scale; not zero. Deserializing accepts 1 to 256.
@@ -27,6 +30,9 @@ pub struct PackedRows {
     /// Type of the scales.
     pub scales: ScaleStorage,
 }
+
+/// The stored scale of a block in low nibbles, in scales of the block.
+const LOW: f32 = 16.0;
 
 /// The blocks that are accepted.
 const BLOCKS: RangeInclusive<usize> = 1..=256;
@@ -54,6 +60,12 @@ impl PackedRows {
         Scheme { bits: Bits::Four, block: self.block, symmetric: true, scales: self.scales }
     }
 
+    /// Whether every scale that fitting can choose can be stored as fp16, see
+    /// [`fp16_scales_fit`](super::fp16_scales_fit()); `survey` is one of the transposed matrix with this block.
+    pub fn fp16_scales_fit(&self, survey: &Survey) -> bool {
+        fp16_scales_fit(&Survey { max_abs: survey.max_abs * LOW, ..*survey }, self.scheme())
+    }
+
     /// Bytes of the codes of a `[rows,width]` table.
     pub fn codes_len(&self, rows: usize, width: usize) -> usize {
         rows * self.padded(width) / 2
@@ -66,8 +78,8 @@ impl PackedRows {
 
     /// Quantizes the rows of `matrix` (k = rows of the table, n = its width), whose values must be finite.
     ///
-    /// Gives the codes `[rows,pairs,block]`, the scales `[rows,2 * pairs,1]`, little-endian, and the error, measured
-    /// with the scales as stored.
+    /// Gives the codes, i8 `[rows,pairs,block]`, the scales `[rows,2 * pairs,1]`, little-endian, and the error,
+    /// measured with the scales as stored.
     pub fn quantize(&self, matrix: &Matrix, algorithm: Algorithm) -> (Vec<u8>, Vec<u8>, WeightError) {
         self.quantize_on(Simd::detect(), matrix, algorithm)
     }
@@ -88,20 +100,23 @@ impl PackedRows {
             });
         // [blocks,rows] becomes [rows,blocks]; a block of nothing but padding has scale 1.
         let blocks = 2 * self.pairs(n);
-        let turned =
-            (0..k * blocks).map(|at| *fitted.scales.get(at % blocks * k + at / blocks).unwrap_or(&1.0));
-        let scales = Grid { scales: turned.collect(), zeros: Vec::new() };
+        let scale = |row, block| {
+            let scale = fitted.scales.get(block * k + row).copied().unwrap_or(1.0);
+            if block < blocks / 2 { scale * LOW } else { scale }
+        };
+        let turned = (0..k * blocks).map(|at| scale(at / blocks, at % blocks)).collect();
+        let scales = Grid { scales: turned, zeros: Vec::new() };
         (codes, scales.scale_bytes(self.scales), error)
     }
 }
 
-/// Packs the codes of a row (two's complement) as code + 8: column `j` into the low nibble of byte `j`, column
+/// Packs the codes of a row (two's complement): column `j` plus 8 into the low nibble of byte `j`, column
 /// `j + out.len()` into its high nibble; missing ones are zeros.
 fn pack_halves(row: &[u8], out: &mut [u8]) {
     let (low, high) = row.split_at(out.len().min(row.len()));
-    out.fill(0x88);
-    out.iter_mut().zip(low).for_each(|(byte, code)| *byte = 0x80 | (code & 15) ^ 8);
-    out.iter_mut().zip(high).for_each(|(byte, code)| *byte = (*byte & 15) | (((code & 15) ^ 8) << 4));
+    out.fill(8);
+    out.iter_mut().zip(low).for_each(|(byte, code)| *byte = (code & 15) ^ 8);
+    out.iter_mut().zip(high).for_each(|(byte, code)| *byte |= code << 4);
 }
 
 fn known_block<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
@@ -139,10 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn the_scales_of_low_nibbles_need_room_in_fp16() {
+        let format = PackedRows { block: 16, scales: ScaleStorage::F16 };
+        let fits = |max_abs| {
+            format.fp16_scales_fit(&Survey { first_non_finite: None, max_abs, least_block_max: 1.0 })
+        };
+        assert!(fits(4000.0) && !fits(5000.0));
+    }
+
+    #[test]
     fn halves_are_packed_beside_each_other() {
         let mut out = [0; 3];
         pack_halves(&[0xf8, 7, 0, 1, 0xff], &mut out);
-        assert_eq!(out, [0x90, 0x7f, 0x88]);
+        assert_eq!(out, [0x10, 0xff, 0x08]);
     }
 
     #[test]

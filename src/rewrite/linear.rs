@@ -270,7 +270,7 @@ fn vector(
     Ok((0..site.n).map(|column| values.get(column * step).map(|value| value * factor)).collect())
 }
 
-fn float_tensor(name: &str, dims: &[usize], values: &[f32], kind: DataType) -> TensorProto {
+pub(super) fn float_tensor(name: &str, dims: &[usize], values: &[f32], kind: DataType) -> TensorProto {
     let raw: Vec<u8> = match kind {
         DataType::Float16 => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),

@@ -39,8 +39,12 @@ pub fn reach(model: &Model, site: &Site, candidate: Candidate) -> Result<Reach> 
         });
     }
     let wanted = if half { ScaleStorage::F16 } else { scheme.scales };
+    let fit = match candidate {
+        Candidate::PackedRows(format) => format.fp16_scales_fit(&seen),
+        _ => fp16_scales_fit(&seen, scheme),
+    };
     let storage = match wanted {
-        ScaleStorage::F16 if fp16_scales_fit(&seen, scheme) => ScaleStorage::F16,
+        ScaleStorage::F16 if fit => ScaleStorage::F16,
         ScaleStorage::F16 if half => return Ok(Reach::ScalesTooFine),
         _ => ScaleStorage::F32,
     };

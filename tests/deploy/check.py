@@ -198,7 +198,8 @@ def relative(reference, candidate, masks=None):
 # --- the dequantized reference ---------------------------------------------------------------------------------------
 
 def reference(model):
-    """The model with every blocked DequantizeLinear over constants replaced by the floats it means."""
+    """The model with every blocked DequantizeLinear over constants, and every 4-bit table, replaced by the floats it
+    means."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -212,7 +213,54 @@ def reference(model):
             kept.append(node)
     del graph.node[:]
     graph.node.extend(kept)
+    for chain in packed_tables(kept, constants):
+        last = chain[-1]
+        table = numpy_helper.from_array(decoded_table(chain, constants), last.output[0] + "_table")
+        graph.initializer.append(table)
+        for node in chain[:-1]:
+            graph.node.remove(node)
+        position = list(graph.node).index(last)
+        gather = helper.make_node("Gather", [table.name, chain[0].input[1]], list(last.output), name=last.name)
+        graph.node.remove(last)
+        graph.node.insert(position, gather)
     return result.SerializeToString()
+
+
+# What stands behind the Gather of a 4-bit table, in the order of efq's nodes; those in brackets may be missing.
+PACKED = "Gather Cast Mul Floor Sub Sub Concat Gather [Cast] Mul [Shape] [Concat] Reshape [Slice]".split()
+
+
+def packed_tables(nodes, constants):
+    """The nodes of each 4-bit table, from the Gather of its codes to the one that gives the rows."""
+    for at, first in enumerate(nodes):
+        table = constants.get(first.input[0]) if first.op_type == "Gather" else None
+        if table is None or table.data_type != TensorProto.INT8 or len(table.dims) != 3:
+            continue
+        chain, values, at = [], set(), at
+        for wanted in PACKED:
+            node = nodes[at] if at < len(nodes) else None
+            # A later part takes what an earlier one made, or the ids.
+            belongs = node is not None and (not chain or values & set(node.input) or first.input[1] in node.input)
+            if belongs and node.op_type == wanted.strip("[]"):
+                chain.append(node)
+                values.update(node.output)
+                at += 1
+            elif not wanted.startswith("["):
+                raise ValueError(f"{first.name}: {wanted} of a 4-bit table is missing")
+        yield chain
+
+
+def decoded_table(chain, constants):
+    """The rows of a 4-bit table, by its layout: low nibbles are the first half of each row, high ones the second."""
+    gathers = [node for node in chain if node.op_type == "Gather"]
+    packed, scale = (numpy_helper.to_array(constants[node.input[0]]) for node in gathers)
+    kind = helper.tensor_dtype_to_np_dtype(attribute(chain[1], "to", 0))
+    low, high = ((packed & 15) - 8).astype(kind), (packed >> 4).astype(kind)
+    # The scales of the low nibbles are stored 16 times as large.
+    scale = scale.astype(kind) / np.repeat([16, 1], packed.shape[1]).astype(kind)[:, None]
+    rows = (np.concatenate([low, high], axis=1) * scale).reshape(len(packed), -1)
+    cut = chain[-1] if chain[-1].op_type == "Slice" else None
+    return rows[:, :int(numpy_helper.to_array(constants[cut.input[2]])[0])] if cut else rows
 
 
 def attribute(node, name, default):
