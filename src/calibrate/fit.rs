@@ -1,6 +1,6 @@
 //! Choosing how one weight is fitted.
 
-use super::{Fitted, product};
+use super::{Fitted, Likeness, product};
 use crate::quant::compensate::{Damping, Prepared, compensate, target};
 use crate::quant::{Algorithm, Matrix, Scheme, fit as fit_grid, quantize};
 use crate::sensitivity::decoded_blocks;
@@ -11,6 +11,8 @@ const DAMPINGS: [Damping; 2] = [
     Damping { factor: 0.05, descent: 0.02, target: 0.2 },
     Damping { factor: 0.1, descent: 0.1, target: 1.0 },
 ];
+/// Rows for each input of a weight below which statistics are few.
+const FEW: usize = 4;
 /// Columns on which dampings are compared.
 const TRIAL_COLUMNS: usize = 128;
 
@@ -60,6 +62,7 @@ impl Shared {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "called once")]
 /// Fits `weight` (`[K,N]`, the values of `matrix`); `judges` are the held-out rows of X̂ and X.
 pub(super) fn fit(
     matrix: &Matrix<'_>,
@@ -67,6 +70,7 @@ pub(super) fn fit(
     scheme: Scheme,
     algorithm: Algorithm,
     centred: bool,
+    likeness: Likeness,
     shared: &mut Shared,
     judges: &(Vec<f32>, Vec<f32>),
 ) -> Outcome {
@@ -85,8 +89,13 @@ pub(super) fn fit(
     }
     let start = fit_grid(matrix, scheme, Algorithm::Search);
     let held = judges.0.len() / k.max(1);
-    let mut chosen =
-        usize::from(shared.sums.as_ref().is_some_and(|(train, held)| train.rows() + held.rows() < 4 * k));
+    let few = shared.sums.as_ref().is_some_and(|(train, held)| train.rows() + held.rows() < FEW * k);
+    let tried = match likeness {
+        _ if few => 1..2,
+        Likeness::Rough => 1..2,
+        Likeness::Close => 0..2,
+    };
+    let mut chosen = tried.start;
     let mut errors = None;
     if held > 0 {
         let columns = 0..n.min(TRIAL_COLUMNS);
@@ -109,7 +118,7 @@ pub(super) fn fit(
         let base = distance(&cut(&searched.unwrap_or_default()), None);
         let signal: f64 = reference.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().max(1e-30);
         let mut best: Option<(f64, usize)> = None;
-        for damping in 0..DAMPINGS.len() {
+        for damping in tried {
             shared.make(centred, damping, 1);
             let Some((moments, prepared)) = shared.get(centred, damping, 1) else { continue };
             let aim = target(weight, &moments.square, &moments.drift, (k, n), DAMPINGS[damping]);
@@ -118,11 +127,14 @@ pub(super) fn fit(
             let values = coded.values(width, scheme.block);
             let shift = centred.then(|| shift(&cut(weight), &values, moments, width));
             let error = distance(&values, shift.as_deref());
-            if best.is_none_or(|(least, _)| error < least) {
+            if error.is_finite() && best.is_none_or(|(least, _)| error < least) {
                 best = Some((error, damping));
             }
         }
         match best {
+            _ if !(base.is_finite() && signal.is_finite()) => {
+                return plain(Some("its activations are not finite"));
+            }
             Some((error, damping)) if error < base || algorithm == Algorithm::Gptq => {
                 chosen = damping;
                 errors = Some((base / signal, error / signal));

@@ -3,6 +3,7 @@
 //! on samples that had no part in it.
 
 mod fit;
+mod generate;
 mod rows;
 
 use std::collections::{BTreeMap, HashMap};
@@ -24,12 +25,23 @@ use crate::statistics::Sums;
 
 use rows::Rows;
 
+pub use generate::{PASSES, generate};
+
 /// One sample in so many is held out, to judge a fit.
 const HOLD_OUT: usize = 8;
 /// Below so many samples none is held out.
 const LEAST_SAMPLES: usize = 16;
 /// Wider activations than this have no statistics: their moments would take too long to factor.
 const WIDEST: usize = 12_288;
+
+/// How much samples are like real inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Likeness {
+    /// They are real, or texts that the model wrote itself.
+    Close,
+    /// They are made up: a fit holds on to the original weights more firmly.
+    Rough,
+}
 
 /// A weight fitted to its activations.
 #[derive(Debug, Clone)]
@@ -90,6 +102,7 @@ pub fn calibrate(
     inventory: &Inventory,
     plan: &Plan,
     samples: &[Sample],
+    likeness: Likeness,
     output: &str,
     progress: &dyn Progress,
 ) -> Result<Calibrated> {
@@ -98,6 +111,7 @@ pub fn calibrate(
         model,
         index: Index::new(model.graph(), model.proto.ir_version()),
         inventory,
+        likeness,
         wishes: wishes(plan, inventory),
         masks: samples.iter().map(Sample::mask).collect(),
         held_out: (0..samples.len())
@@ -145,7 +159,7 @@ pub fn calibrate(
             error.1 += a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>();
         }
     }
-    walk.found.held_out_error = (error.1 > 0.0).then(|| error.0 / error.1);
+    walk.found.held_out_error = Some(error.0 / error.1).filter(|error| error.is_finite());
     Ok(walk.found)
 }
 
@@ -165,6 +179,7 @@ struct Walk<'a> {
     model: &'a Checked<Model>,
     index: Index<'a>,
     inventory: &'a Inventory,
+    likeness: Likeness,
     wishes: HashMap<usize, Wish>,
     masks: Vec<Option<Vec<bool>>>,
     held_out: Vec<bool>,
@@ -287,7 +302,7 @@ impl Walk<'_> {
             let mut weight = vec![0.0; k * n];
             matrix.tile(0..k, 0..n, &mut weight);
             let centred = bias(&self.index, site).is_some();
-            let outcome = fit::fit(&matrix, &weight, scheme, algorithm, centred, &mut shared, &judges);
+            let outcome = fit::fit(&matrix, &weight, scheme, algorithm, centred, self.likeness, &mut shared, &judges);
             let back = decoded_blocks(&outcome.fitted.quantized, scheme, k, n)
                 .ok_or_else(|| Error::format("weight", "its codes cannot be read back"))?;
             let products = seen.products(&back, n, outcome.fitted.shift.as_deref());
