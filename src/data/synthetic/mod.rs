@@ -166,17 +166,17 @@ impl Maker {
         for spec in &self.specs {
             let dims = spec.dims.as_deref().unwrap_or_default();
             let sizes: Vec<usize> = dims.iter().enumerate().map(|(axis, dim)| size(dims, axis, dim, mean)).collect();
-            if self.spans.contains_key(&spec.name) {
-                // Patches of 16 pixels, or fewer on small images.
-                pictures = true;
-                let pixels: usize = sizes.iter().skip(1).product::<usize>() / channels(dims).unwrap_or(1).max(1);
-                rows = rows.max((pixels / 256).max(64));
-            } else if sizes.len() > 1 {
-                rows = rows.max(sizes[1..sizes.len().clamp(2, 3) - usize::from(sizes.len() > 2)].iter().product());
-                if sizes.len() == 2 && !self.vocabularies.contains_key(&spec.name) {
-                    rows = rows.min(mean);
+            let is_ids = self.tables.rows.contains_key(&spec.name);
+            rows = rows.max(match sizes[..] {
+                // Patches of 16 pixels each way, or smaller ones on small images.
+                [_, a, b, c] if self.spans.contains_key(&spec.name) => {
+                    pictures = true;
+                    (a * b * c / channels(dims).unwrap_or(1).max(1) / 256).max(64)
                 }
-            }
+                [_, length] if is_ids => length,
+                [.., rows, _] if sizes.len() > 2 => rows,
+                _ => 1,
+            });
         }
         (if pictures { PICTURES } else { SEQUENCES }, rows)
     }
