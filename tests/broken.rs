@@ -858,9 +858,7 @@ fn survives(bytes: Vec<u8>) {
     let preset = efq::preset::Preset::builtin("high_compression").unwrap();
     let settings = efq::settings::Settings::new(&preset, &Default::default()).unwrap();
     let Ok(plan) = efq::plan::choose(&model, "", &inventory, &settings) else { return };
-    if let Ok(rewritten) =
-        efq::rewrite::rewrite(&model, &inventory, &plan, &std::collections::HashMap::new(), &[])
-    {
+    if let Ok(rewritten) = efq::rewrite::rewrite(&model, &inventory, &plan, &Default::default(), &[]) {
         let _ = rewritten.draft.to_bytes();
     }
     let _ = efq::data::synthetic(&model, &inventory, 1, 0);

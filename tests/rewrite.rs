@@ -402,7 +402,7 @@ fn a_shared_weight_gets_private_copies() {
         DataType::Float,
         &["batch", "64"],
     );
-    let (folder, model) = rewritten(&net, &[]);
+    let (folder, model) = rewritten(&net, &["--algorithm", "search"]);
     assert_eq!(fusion(&model).fused.len(), 2);
     let mut stored = names(&model);
     stored.sort_unstable();
@@ -635,7 +635,7 @@ fn a_tied_table_is_stored_for_each_use() {
         .node("Transpose", "turn", &["table"], &["head"], vec![])
         .node("MatMul", "predict", &["rows", "head"], &["logits"], vec![])
         .output("logits", DataType::Float, &["length", "100"]);
-    let (folder, model) = rewritten(&tied, &["--embeddings", "int8"]);
+    let (folder, model) = rewritten(&tied, &["--embeddings", "int8", "--algorithm", "search"]);
     assert_eq!(
         operators(&model),
         ["Gather", "Cast", "Gather", "Cast", "Mul", "Cast", "DequantizeLinear", "MatMul"]
@@ -645,7 +645,7 @@ fn a_tied_table_is_stored_for_each_use() {
     let head = |model: &Model| dequantized(model, &model.graph().node.last().unwrap().input[1]);
     assert!(distance(&head(&model), &transposed(&noise(6400, 2), 100, 64)) < 0.13);
 
-    let (folder, packed) = rewritten(&tied, &[]);
+    let (folder, packed) = rewritten(&tied, &["--algorithm", "search"]);
     assert!(!names(&packed).contains(&"table"));
     let shown = report(&folder);
     assert_eq!(shown["tensors"][0]["encoding"], "int4 rows block 32 + int4 block 128");
@@ -1441,6 +1441,8 @@ fn a_vision_transformer_computes_with_the_weights_in_its_file() {
         "out.onnx",
         "--data",
         "d.npz",
+        "--algorithm",
+        "search",
         "--no-repair",
         "--keep-output",
         "--report",

@@ -14,7 +14,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("opset", &["onnx"]),
     // Its own tier: it reads weights as matrices (quant), and asks for nearest names (preset).
     ("graph", &["onnx", "quant", "preset"]),
-    ("data", &["onnx", "graph", "preset"]),
+    // The geometry of an embedding table (quant reads it) tells what sequences to make up.
+    ("data", &["onnx", "quant", "graph", "preset"]),
     ("engine", &["onnx", "quant", "graph", "data"]),
     ("statistics", &[]),
     ("sensitivity", &["onnx", "quant", "graph", "data", "engine"]),

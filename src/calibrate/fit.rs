@@ -1,8 +1,10 @@
 //! Choosing how one weight is fitted.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::{Fitted, product};
+use super::{Fitted, Likeness, product};
 use crate::quant::compensate::{Damping, Prepared, compensate, target};
 use crate::quant::{Algorithm, Matrix, Scheme, fit as fit_grid, quantize};
 use crate::sensitivity::decoded_blocks;
@@ -13,6 +15,10 @@ const DAMPINGS: [Damping; 2] = [
     Damping { factor: 0.05, descent: 0.02, target: 0.2 },
     Damping { factor: 0.1, descent: 0.1, target: 1.0 },
 ];
+/// The first of them that holds on to the original weight.
+const FIRM: usize = 1;
+/// Rows for each input of a weight below which statistics are few.
+const FEW: usize = 4;
 /// Columns on which dampings are compared.
 const TRIAL_COLUMNS: usize = 128;
 
@@ -48,13 +54,14 @@ impl Shared {
             .get_or_insert_with(|| Prepared::new(&all.square, all.rewritten.len(), DAMPINGS[damping]));
     }
 
-    /// Prepares every damping on the rows that take part, side by side.
-    fn make_trials(&mut self, centred: bool) {
+    /// Prepares the dampings `tried` on the rows that take part, side by side.
+    fn make_trials(&mut self, centred: bool, tried: Range<usize>) {
         self.make_moments(centred);
         let at = usize::from(centred);
         let Some((_, train)) = &self.moments[at] else { return };
-        self.prepared[at].par_iter_mut().zip(DAMPINGS).for_each(|(slots, damping)| {
-            slots[1].get_or_insert_with(|| Prepared::new(&train.square, train.rewritten.len(), damping));
+        let slots = self.prepared[at][tried.clone()].par_iter_mut();
+        slots.zip(&DAMPINGS[tried]).for_each(|(slots, damping)| {
+            slots[1].get_or_insert_with(|| Prepared::new(&train.square, train.rewritten.len(), *damping));
         });
     }
 
@@ -75,6 +82,7 @@ impl Shared {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "called once")]
 /// Fits `weight` (`[K,N]`, the values of `matrix`); `judges` are the held-out rows of X̂ and X.
 pub(super) fn fit(
     matrix: &Matrix<'_>,
@@ -82,6 +90,7 @@ pub(super) fn fit(
     scheme: Scheme,
     algorithm: Algorithm,
     centred: bool,
+    likeness: Likeness,
     shared: &mut Shared,
     judges: &(Vec<f32>, Vec<f32>),
 ) -> Outcome {
@@ -100,8 +109,12 @@ pub(super) fn fit(
     }
     let start = fit_grid(matrix, scheme, Algorithm::Search);
     let held = judges.0.len() / k.max(1);
-    let mut chosen =
-        usize::from(shared.sums.as_ref().is_some_and(|(train, held)| train.rows() + held.rows() < 4 * k));
+    let few = shared.sums.as_ref().is_some_and(|(train, held)| train.rows() + held.rows() < FEW * k);
+    let tried = match likeness {
+        Likeness::Rough => FIRM..DAMPINGS.len(),
+        Likeness::Close => 0..DAMPINGS.len(),
+    };
+    let mut chosen = if few { FIRM } else { tried.start };
     let mut errors = None;
     if held > 0 {
         let columns = 0..n.min(TRIAL_COLUMNS);
@@ -123,10 +136,10 @@ pub(super) fn fit(
         let searched = decoded_blocks(&quantize(matrix, scheme, Algorithm::Search), scheme, k, n);
         let base = distance(&cut(&searched.unwrap_or_default()), None);
         let signal: f64 = reference.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().max(1e-30);
-        shared.make_trials(centred);
+        shared.make_trials(centred, tried.clone());
         let own = cut(weight);
         let grid = start.columns(n, columns.clone());
-        let trials: Vec<Option<f64>> = (0..DAMPINGS.len())
+        let trials: Vec<Option<(f64, usize)>> = tried
             .into_par_iter()
             .map(|damping| {
                 let (moments, prepared) = shared.get(centred, damping, 1)?;
@@ -135,12 +148,15 @@ pub(super) fn fit(
                 let coded = compensate(&own, aim, width, 0..width, &grid, scheme, prepared);
                 let values = coded.values(width, scheme.block);
                 let shift = centred.then(|| shift(&own, &values, moments, width));
-                Some(distance(&values, shift.as_deref()))
+                Some((distance(&values, shift.as_deref()), damping))
             })
             .collect();
-        let found = trials.iter().enumerate().filter_map(|(at, error)| Some(((*error)?, at)));
+        let found = trials.into_iter().flatten().filter(|(error, _)| error.is_finite());
         let best = found.min_by(|a, b| a.0.total_cmp(&b.0));
         match best {
+            _ if !(base.is_finite() && signal.is_finite()) => {
+                return plain(Some("its activations are not finite"));
+            }
             Some((error, damping)) if error < base || algorithm == Algorithm::Gptq => {
                 chosen = damping;
                 errors = Some((base / signal, error / signal));

@@ -3,6 +3,7 @@
 //! on samples that had no part in it.
 
 mod fit;
+mod generate;
 mod influence;
 mod rows;
 mod table;
@@ -24,9 +25,10 @@ use crate::quant::{Algorithm, Quantized, Scheme};
 use crate::sensitivity::{decoded, decoded_blocks};
 use crate::statistics::Sums;
 
-pub use influence::influence;
-
 use rows::Rows;
+
+pub use generate::{PASSES, generate};
+pub use influence::influence;
 
 /// One sample in so many is held out, to judge a fit.
 const HOLD_OUT: usize = 8;
@@ -34,6 +36,15 @@ const HOLD_OUT: usize = 8;
 const LEAST_SAMPLES: usize = 16;
 /// Wider activations than this have no statistics: their moments would take too long to factor.
 const WIDEST: usize = 12_288;
+
+/// How much samples are like real inputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Likeness {
+    /// They are real, or texts that the model wrote itself.
+    Close,
+    /// They are made up: a fit holds on to the original weights more firmly.
+    Rough,
+}
 
 /// A weight fitted to its activations.
 #[derive(Debug, Clone)]
@@ -94,6 +105,7 @@ pub fn calibrate(
     inventory: &Inventory,
     plan: &Plan,
     samples: &[Sample],
+    likeness: Likeness,
     output: &str,
     progress: &dyn Progress,
 ) -> Result<Calibrated> {
@@ -102,6 +114,7 @@ pub fn calibrate(
         model,
         index: Index::new(model.graph(), model.proto.ir_version()),
         inventory,
+        likeness,
         wishes: wishes(plan, inventory),
         masks: samples.iter().map(Sample::mask).collect(),
         held_out: (0..samples.len())
@@ -149,7 +162,7 @@ pub fn calibrate(
             error.1 += a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>();
         }
     }
-    walk.found.held_out_error = (error.1 > 0.0).then(|| error.0 / error.1);
+    walk.found.held_out_error = Some(error.0 / error.1).filter(|error| error.is_finite());
     Ok(walk.found)
 }
 
@@ -169,6 +182,7 @@ struct Walk<'a> {
     model: &'a Checked<Model>,
     index: Index<'a>,
     inventory: &'a Inventory,
+    likeness: Likeness,
     wishes: HashMap<usize, Wish>,
     masks: Vec<Option<Vec<bool>>>,
     held_out: Vec<bool>,
@@ -291,7 +305,7 @@ impl Walk<'_> {
             let mut weight = vec![0.0; k * n];
             matrix.tile(0..k, 0..n, &mut weight);
             let centred = bias(&self.index, site).is_some();
-            let outcome = fit::fit(&matrix, &weight, scheme, algorithm, centred, &mut shared, &judges);
+            let outcome = fit::fit(&matrix, &weight, scheme, algorithm, centred, self.likeness, &mut shared, &judges);
             let back = decoded_blocks(&outcome.fitted.quantized, scheme, k, n)
                 .ok_or_else(|| Error::format("weight", "its codes cannot be read back"))?;
             let products = seen.products(&back, n, outcome.fitted.shift.as_deref());

@@ -27,7 +27,7 @@ use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::{Model, hex};
 
 pub use inputs::{Dim, InputSpec, inputs};
-pub use synthetic::synthetic;
+pub use synthetic::{Drafts, drafts, synthetic, synthetic_calibration};
 
 /// A dense array with little-endian elements in row-major order.
 #[derive(Debug, Clone, PartialEq)]

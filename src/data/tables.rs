@@ -56,7 +56,7 @@ impl Tables {
 }
 
 /// The graph input whose values `ids` are, reshaped or converted at most.
-fn input_behind(index: &Index<'_>, ids: &str) -> Option<String> {
+pub(super) fn input_behind(index: &Index<'_>, ids: &str) -> Option<String> {
     let mut queue = VecDeque::from([ids]);
     let mut seen = HashSet::new();
     while let Some(value) = queue.pop_front() {

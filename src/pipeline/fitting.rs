@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::judge::provenance;
 use super::{AUTO_BYTES, RewriteOptions, output_of};
-use crate::calibrate::{Calibrated, Fitted, calibrate};
+use crate::calibrate::{Calibrated, Fitted, Likeness, PASSES, calibrate, generate};
 use crate::data::{self, Samples};
 use crate::error::{Kind, Result};
 use crate::graph::Inventory;
@@ -14,13 +14,10 @@ use crate::progress::Progress;
 use crate::quant::{Algorithm, ScaleStorage};
 use crate::report;
 
-/// Samples that are made up where the user gives none.
-const SYNTHETIC: usize = 256;
-
 /// The samples of a run, read once, and the last calibration.
 pub(super) struct Fitting<'a> {
     options: &'a RewriteOptions,
-    samples: Option<Samples>,
+    samples: Option<(Samples, Likeness)>,
     calibrated: Calibrated,
     /// Why there are no statistics where they were wanted.
     reason: Option<String>,
@@ -33,6 +30,7 @@ impl<'a> Fitting<'a> {
     /// Samples that cannot be read or do not fit the model.
     pub fn new(options: &'a RewriteOptions, model: &Model) -> Result<Self> {
         let samples = options.calibration.as_ref().map(|path| data::load(path, model)).transpose()?;
+        let samples = samples.map(|samples| (samples, Likeness::Close));
         Ok(Self { options, samples, calibrated: Calibrated::default(), reason: None })
     }
 
@@ -75,17 +73,39 @@ impl<'a> Fitting<'a> {
         progress: &dyn Progress,
     ) -> Result<Calibrated> {
         let output = output_of(self.options, model, known)?;
-        if self.samples.is_none() {
-            self.samples = Some(data::synthetic(model, known, SYNTHETIC, self.options.seed)?);
+        let (samples, likeness) = match self.samples.take() {
+            Some(known) => known,
+            None => self.made_up(model, known, &output.name, progress)?,
+        };
+        let (samples, likeness) = self.samples.insert((samples, likeness));
+        calibrate(model, known, plan, &samples.list, *likeness, &output.name, progress)
+    }
+
+    /// Texts that the model writes itself if it can, else samples from what it tells of its inputs.
+    fn made_up(
+        &self,
+        model: &Checked<Model>,
+        known: &Inventory,
+        output: &str,
+        progress: &dyn Progress,
+    ) -> Result<(Samples, Likeness)> {
+        let seed = self.options.seed;
+        if let Some(drafts) = data::drafts(model, known, PASSES, seed)? {
+            match generate(model, &drafts, output, seed, progress) {
+                Ok(Some(texts)) => return Ok((texts, Likeness::Close)),
+                Ok(None) => {}
+                // Other sizes may suit the runtime.
+                Err(error) if error.kind() == Kind::Unsupported => {}
+                Err(error) => return Err(error),
+            }
         }
-        let list = self.samples.as_ref().map_or(&[][..], |samples| samples.list.as_slice());
-        calibrate(model, known, plan, list, &output.name, progress)
+        Ok((data::synthetic_calibration(model, known, seed)?, Likeness::Rough))
     }
 
     /// The same for the report; `None` where no statistics were asked for.
     pub fn report(&self, plan: &Plan) -> Option<report::Fitting> {
         let data = match (&self.samples, self.options.calibration.is_some()) {
-            (Some(samples), _) => provenance(samples),
+            (Some((samples, _)), _) => provenance(samples),
             (None, _) => report::Data::Synthetic { seed: self.options.seed },
         };
         let found = &self.calibrated;
@@ -113,7 +133,8 @@ impl<'a> Fitting<'a> {
 
     /// A warning where the samples that judge are among those that were fitted to.
     pub fn shared_with(&self, judges: Option<&Samples>) -> Option<String> {
-        let (mine, judges) = (self.samples.as_ref().filter(|samples| samples.are_real())?, judges?);
+        let (mine, _) = self.samples.as_ref().filter(|(samples, _)| samples.are_real())?;
+        let judges = judges?;
         let count = data::coincide(mine, judges);
         (count > 0).then(|| {
             format!(
