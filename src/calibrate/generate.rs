@@ -128,7 +128,9 @@ fn differ_last_only(before: &Output, after: &Output, width: usize) -> bool {
 fn ids(sample: &Sample, input: &str) -> Option<Vec<i64>> {
     let (_, array) = sample.inputs.iter().find(|(name, _)| name == input)?;
     match array.data_type {
-        DataType::Int64 => Some(array.bytes.as_chunks::<8>().0.iter().map(|c| i64::from_le_bytes(*c)).collect()),
+        DataType::Int64 => {
+            Some(array.bytes.as_chunks::<8>().0.iter().map(|c| i64::from_le_bytes(*c)).collect())
+        }
         DataType::Int32 => {
             Some(array.bytes.as_chunks::<4>().0.iter().map(|c| i64::from(i32::from_le_bytes(*c))).collect())
         }
@@ -156,12 +158,10 @@ mod tests {
     fn tokens_are_drawn_by_their_probability() {
         let scores = [0.0, f32::NEG_INFINITY, (3.0f32).ln()];
         let drawn_at = |at| drawn(&scores, at);
-        assert_eq!([drawn_at(0.0), drawn_at(0.2), drawn_at(0.3), drawn_at(1.0)], [
-            Some(0),
-            Some(0),
-            Some(2),
-            Some(2)
-        ]);
+        assert_eq!(
+            [drawn_at(0.0), drawn_at(0.2), drawn_at(0.3), drawn_at(1.0)],
+            [Some(0), Some(0), Some(2), Some(2)]
+        );
         assert_eq!(drawn(&[f32::NAN, 0.0], 0.5), None);
         assert_eq!(drawn(&[f32::NEG_INFINITY; 2], 0.5), None);
         assert_eq!(drawn(&[f32::INFINITY, 0.0], 0.5), None);

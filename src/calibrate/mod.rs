@@ -305,7 +305,8 @@ impl Walk<'_> {
             let mut weight = vec![0.0; k * n];
             matrix.tile(0..k, 0..n, &mut weight);
             let centred = bias(&self.index, site).is_some();
-            let outcome = fit::fit(&matrix, &weight, scheme, algorithm, centred, self.likeness, &mut shared, &judges);
+            let outcome =
+                fit::fit(&matrix, &weight, scheme, algorithm, centred, self.likeness, &mut shared, &judges);
             let back = decoded_blocks(&outcome.fitted.quantized, scheme, k, n)
                 .ok_or_else(|| Error::format("weight", "its codes cannot be read back"))?;
             let products = seen.products(&back, n, outcome.fitted.shift.as_deref());

@@ -514,5 +514,5 @@ fn bytes(text: &str) -> std::result::Result<u64, String> {
     };
     let number: f64 = number.parse().map_err(|_| "a size as 15MB is expected".to_owned())?;
     let bytes = number * factor;
-    if bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err("a size above 0 is expected".to_owned()) }
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err("a size above 0 is expected".to_owned()) }
 }

@@ -42,12 +42,15 @@ pub struct Stage {
     dead: Vec<String>,
 }
 
+/// By stage, and the digest of what its inputs look like.
+type Plans = HashMap<(usize, Vec<u8>), Arc<Ready>>;
+
 /// A model in stages.
 pub struct Stages {
     /// In order.
     pub list: Vec<Stage>,
     output: String,
-    plans: Mutex<HashMap<(usize, Vec<u8>), Arc<Ready>>>,
+    plans: Mutex<Plans>,
 }
 
 impl Run {

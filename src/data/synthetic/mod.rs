@@ -96,7 +96,8 @@ pub fn drafts(model: &Model, inventory: &Inventory, passes: usize, seed: u64) ->
     let (input, vocabulary) = (input.clone(), maker.tables.rows.get(input).copied().unwrap_or(0));
     let length = maker.longest(WINDOW);
     let most = ROWS / length.max(1);
-    let count = (maker.budget(inventory, passes) / length.max(1)).clamp(LEAST / 2, most.clamp(LEAST, 2 * WINDOW));
+    let count =
+        (maker.budget(inventory, passes) / length.max(1)).clamp(LEAST / 2, most.clamp(LEAST, 2 * WINDOW));
     Ok(Some(Drafts { samples: maker.samples(count, &[length], rng, seed)?, input, vocabulary }))
 }
 
@@ -124,8 +125,8 @@ impl Maker {
         let index = Index::new(model.graph(), model.proto.ir_version());
         let mut vocabularies = BTreeMap::new();
         let sites = inventory.sites.iter().zip(&inventory.roles);
-        for (site, _) in sites
-            .filter(|(site, role)| matches!(site.form, Form::Gather) && **role == Role::TokenEmbeddings)
+        for (site, _) in
+            sites.filter(|(site, role)| matches!(site.form, Form::Gather) && **role == Role::TokenEmbeddings)
         {
             let ids = index.node(site.at.node).and_then(|node| node.input.get(1));
             let Some(input) = ids.and_then(|ids| input_behind(&index, ids)) else { continue };
@@ -148,7 +149,7 @@ impl Maker {
     /// The longest sequence up to `most`.
     fn longest(&self, most: usize) -> usize {
         // Tables of positions may begin with rows that are none; their number is then no round one.
-        let free = |rows: usize| if rows % 8 == 0 { rows } else { rows.saturating_sub(4) };
+        let free = |rows: usize| if rows.is_multiple_of(8) { rows } else { rows.saturating_sub(4) };
         self.tables.positions.map_or(most, |rows| most.min(free(rows)).max(1))
     }
 
@@ -165,7 +166,8 @@ impl Maker {
         let (mut rows, mut pictures) = (1, false);
         for spec in &self.specs {
             let dims = spec.dims.as_deref().unwrap_or_default();
-            let sizes: Vec<usize> = dims.iter().enumerate().map(|(axis, dim)| size(dims, axis, dim, mean)).collect();
+            let sizes: Vec<usize> =
+                dims.iter().enumerate().map(|(axis, dim)| size(dims, axis, dim, mean)).collect();
             let is_ids = self.tables.rows.contains_key(&spec.name);
             rows = rows.max(match sizes[..] {
                 // Patches of 16 pixels each way, or smaller ones on small images.
@@ -289,7 +291,8 @@ fn size(dims: &[Dim], axis: usize, dim: &Dim, length: usize) -> usize {
 
 /// The channels of an image, at axis 1 or at the end; `None` where `dims` are not those of one.
 fn channels(dims: &[Dim]) -> Option<usize> {
-    let named = |dim: &Dim| matches!(dim, Dim::Free(name) if ["past", "seq"].iter().any(|part| name.contains(part)));
+    let named =
+        |dim: &Dim| matches!(dim, Dim::Free(name) if ["past", "seq"].iter().any(|part| name.contains(part)));
     if dims.len() != 4 || dims.iter().any(named) {
         return None;
     }

@@ -50,8 +50,11 @@ impl Vocabulary {
         let mut sorted: Vec<f32> = norms.iter().copied().filter(|norm| norm.is_finite()).collect();
         sorted.sort_by(f32::total_cmp);
         let least = LIVE * sorted.get(sorted.len() / 2).copied().unwrap_or(0.0);
-        let live: Vec<i64> =
-            (0..).zip(&norms).filter(|(_, norm)| **norm > least && norm.is_finite()).map(|(id, _)| id).collect();
+        let live: Vec<i64> = (0..)
+            .zip(&norms)
+            .filter(|(_, norm)| **norm > least && norm.is_finite())
+            .map(|(id, _)| id)
+            .collect();
         if live.len() < LEAST_LIVE.min(rows) {
             return Self::plain(rows);
         }
