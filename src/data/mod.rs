@@ -8,6 +8,7 @@ mod folder;
 mod images;
 mod inputs;
 mod npz;
+mod padding;
 mod preprocess;
 mod safetensors;
 mod sequences;
@@ -27,6 +28,7 @@ use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::{Model, hex};
 
 pub use inputs::{Dim, InputSpec, inputs};
+pub use padding::unpadded;
 pub use synthetic::{Drafts, drafts, synthetic, synthetic_calibration};
 
 /// A dense array with little-endian elements in row-major order.

@@ -84,6 +84,9 @@ impl TypedOp for Int8Activation {
     as_op!();
 }
 
+/// Added and taken off again, it rounds what is at most 127 to the nearest integer, ties to even.
+const ROUNDER: f32 = (3 << 22) as f32;
+
 /// Rounds each block of each row of `width` values to multiples of its largest magnitude over 127.
 pub fn round_rows(values: &mut [f32], width: usize, block: usize) {
     for row in values.chunks_mut(width) {
@@ -92,7 +95,7 @@ pub fn round_rows(values: &mut [f32], width: usize, block: usize) {
             let scale = largest / 127.0;
             let inverse = Some(1.0 / scale).filter(|inverse| inverse.is_finite()).unwrap_or(0.0);
             for value in part {
-                *value = (*value * inverse).round_ties_even() * scale;
+                *value = (*value * inverse + ROUNDER - ROUNDER) * scale;
             }
         }
     }

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{AUTO_BYTES, RewriteOptions, When, output_of, samples_for};
-use crate::data::{self, Label, Sample, Samples};
+use crate::data::{self, InputSpec, Label, Sample, Samples};
 use crate::engine::{Output, Runner, Variant, fusion};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Inventory, Measured};
@@ -14,6 +14,9 @@ use crate::validate::{self, Gate, Measure, Outcome, Score, Verdict};
 
 /// Outputs of the original are kept between rounds up to this many values.
 const KEPT_VALUES: usize = 128 << 20;
+
+/// Outputs that are the same may differ by this share of the largest value: sums are ordered by length.
+const SAME: f32 = 1e-4;
 
 /// What ran the models, for the record.
 pub(super) const ENGINE: &str =
@@ -213,8 +216,9 @@ impl<'a> Judge<'a> {
 
     fn prepare(&mut self, progress: &dyn Progress) -> Result<Ready> {
         let output = output_of(self.options, self.model, self.known)?;
-        let samples = samples_for(self.options, self.model, self.known, self.given.take())?;
+        let mut samples = samples_for(self.options, self.model, self.known, self.given.take())?;
         let original = Runner::new(self.model, &output.name, Variant::Deployed)?;
+        cut_padding(&mut samples, &data::inputs(self.model)?, &original)?;
         let bare = match fusion(self.model).fused.is_empty() {
             true => None,
             false => Some(Runner::new(self.model, &output.name, Variant::WeightsOnly)?),
@@ -290,6 +294,40 @@ impl Ready {
             _ => Measure::Cosine,
         }
     }
+}
+
+/// Cuts the padding off all samples, where the original shows on the one with the most of it that it does not
+/// look at padding.
+fn cut_padding(samples: &mut Samples, specs: &[InputSpec], original: &Runner) -> Result<()> {
+    let cut: Vec<Option<Sample>> =
+        samples.list.iter().map(|sample| data::unpadded(sample, specs)).collect();
+    let length = |sample: &Sample| sample.mask().map_or(0, |mask| mask.len());
+    let pairs = samples.list.iter().zip(&cut).filter_map(|(whole, cut)| Some((whole, cut.as_ref()?)));
+    let Some((whole, shortest)) = pairs.max_by_key(|(whole, cut)| length(whole) - length(cut)) else {
+        return Ok(());
+    };
+    let (before, after) = (original.run(whole)?, original.run(shortest)?);
+    let (mask, kept) = (shortest.mask().unwrap_or_default(), length(shortest));
+    // Rows of positions are as many as those; whatever else comes out is compared as a whole.
+    let by_position = before.shape.get(1) == Some(&length(whole)) && after.shape.get(1) == Some(&kept);
+    let width = if by_position { after.values.len() / kept.max(1) } else { after.values.len().max(1) };
+    if !by_position && before.values.len() != after.values.len() {
+        return Ok(());
+    }
+    let counts = |row: usize| !by_position || mask.get(row) == Some(&true);
+    let largest = after.values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
+    let rows = before.values.chunks(width).zip(after.values.chunks(width)).enumerate();
+    let same = rows
+        .filter(|(row, _)| counts(*row))
+        .all(|(_, (a, b))| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= SAME * largest));
+    if same {
+        for (sample, cut) in samples.list.iter_mut().zip(cut) {
+            if let Some(cut) = cut {
+                *sample = cut;
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn provenance(samples: &Samples) -> Data {

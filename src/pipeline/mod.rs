@@ -208,7 +208,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     }
     let kept_all = !plan.changes_anything();
     let mut report = notes.written(&plan, &written, judged, fitting.report(&plan));
-    if let Some(shared) = fitting.shared_with(judge.samples()) {
+    if let Some(shared) = fitting.shared_with(&model, judge.samples()) {
         report.warnings.push(shared);
     }
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {

@@ -29,9 +29,9 @@ from onnx import TensorProto, helper, numpy_helper
 OPTION_SETS = {
     "block 32": "-p high_accuracy --block-size 32 --no-repair",
     "compression": "-p high_compression --no-repair",
-    "adas": "-p automotive_adas --embeddings int8",
-    "medical": "-p medical_grade --head int8 --external-data",
-    "int8": "-p medical_grade --no-repair --tensor *=int8",
+    "adas": "-p automotive_adas --embeddings int8 --algorithm search",
+    "medical": "-p medical_grade --head int8 --external-data --algorithm search",
+    "int8": "-p medical_grade --no-repair --tensor *=int8 --algorithm search",
 }
 LEVEL = "session.qdq_matmulnbits_accuracy_level"
 EXACT, EXACT_HALF = 1e-5, 2e-3
