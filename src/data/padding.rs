@@ -1,0 +1,126 @@
+//! Samples without the padding at their end, which costs time and is masked out of every figure.
+
+use super::{Array, Dim, IGNORED, InputSpec, Label, Sample};
+
+/// The axis of positions.
+const AXIS: usize = 1;
+/// The shortest length that is cut to.
+const LEAST: usize = 16;
+
+/// `sample` without the positions at the end that its `attention_mask` leaves out, but for some: lengths are few,
+/// so that the runtime plans few times. `None` where there is nothing to cut, or the graph asks for a length.
+pub fn unpadded(sample: &Sample, specs: &[InputSpec]) -> Option<Sample> {
+    let mask = sample.mask()?;
+    let length = mask.len();
+    let counted = mask.iter().rposition(|counts| *counts).map_or(0, |last| last + 1);
+    let kept = rounded(counted).min(length);
+    if kept == length {
+        return None;
+    }
+    let named = |name: &str| {
+        let spec = specs.iter().find(|spec| spec.name == name)?;
+        let free = spec.dims.as_ref()?.iter().map(|dim| match dim {
+            Dim::Free(name) => Some(name.as_str()),
+            Dim::Fixed(_) => None,
+        });
+        Some(free.collect::<Vec<Option<&str>>>())
+    };
+    let positions = named("attention_mask")?.get(AXIS).copied().flatten()?.to_owned();
+    let mut inputs = Vec::with_capacity(sample.inputs.len());
+    for (name, array) in &sample.inputs {
+        let axes = named(name)?;
+        // Other axes may have the same size by chance, or be another name for the same positions.
+        let same = |axis: usize| {
+            array.shape.get(axis) == Some(&length)
+                && axes.get(axis).is_some_and(|free| free.is_some_and(|free| free == positions))
+        };
+        if (0..axes.len()).any(|axis| axis != AXIS && same(axis)) {
+            return None;
+        }
+        let cut = if same(AXIS) { first(array, kept)? } else { array.clone() };
+        inputs.push((name.clone(), cut));
+    }
+    let label = match &sample.label {
+        Label::Positions(classes) if classes.len() == length => {
+            let (head, tail) = classes.split_at(kept);
+            if tail.iter().any(|class| *class != IGNORED) {
+                return None;
+            }
+            Label::Positions(head.to_vec())
+        }
+        Label::Positions(_) => return None,
+        other => other.clone(),
+    };
+    Some(Sample { inputs, label })
+}
+
+/// The next of 16, 24, 32, 48, 64, 96, ...
+fn rounded(length: usize) -> usize {
+    let power = length.max(LEAST).next_power_of_two();
+    if power > LEAST && length <= power / 4 * 3 { power / 4 * 3 } else { power }
+}
+
+/// The first `count` positions of an array `[1,length,…]`.
+fn first(array: &Array, count: usize) -> Option<Array> {
+    let length = *array.shape.get(AXIS).filter(|length| **length > 0)?;
+    if array.shape.first() != Some(&1) || array.bytes.len() % length != 0 {
+        return None;
+    }
+    let mut shape = array.shape.clone();
+    *shape.get_mut(AXIS)? = count;
+    let bytes = array.bytes.slice(..array.bytes.len() / length * count);
+    Some(Array { data_type: array.data_type, shape, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::proto::tensor_proto::DataType;
+
+    fn ids(values: &[i64]) -> Array {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        Array { data_type: DataType::Int64, shape: vec![1, values.len()], bytes: bytes.into() }
+    }
+
+    fn spec(name: &str, free: Option<&str>) -> InputSpec {
+        let last = free.map_or(Dim::Fixed(40), |name| Dim::Free(name.to_owned()));
+        InputSpec {
+            name: name.to_owned(),
+            data_type: DataType::Int64,
+            dims: Some(vec![Dim::Free("batch".to_owned()), last]),
+        }
+    }
+
+    fn sample(counted: usize) -> Sample {
+        let mask: Vec<i64> = (0..40).map(|at| i64::from(at < counted)).collect();
+        let values: Vec<i64> = (0..40).collect();
+        let inputs =
+            vec![("input_ids".to_owned(), ids(&values)), ("attention_mask".to_owned(), ids(&mask))];
+        Sample { inputs, label: Label::None }
+    }
+
+    #[test]
+    fn what_the_mask_leaves_out_at_the_end_goes() {
+        let specs = [spec("input_ids", Some("length")), spec("attention_mask", Some("length"))];
+        let cut = unpadded(&sample(17), &specs).unwrap();
+        assert_eq!(cut.inputs[0].1, ids(&(0..24).collect::<Vec<i64>>()));
+        assert_eq!(cut.mask().unwrap().iter().filter(|counts| **counts).count(), 17);
+        assert_eq!(unpadded(&sample(3), &specs).unwrap().inputs[0].1.shape, [1, 16]);
+        assert_eq!(unpadded(&sample(33), &specs), None);
+        let labelled = |class| Sample { label: Label::Positions(vec![class; 40]), ..sample(17) };
+        assert_eq!(unpadded(&labelled(IGNORED), &specs).unwrap().label, Label::Positions(vec![IGNORED; 24]));
+        assert_eq!(unpadded(&labelled(1), &specs), None);
+    }
+
+    #[test]
+    fn a_graph_that_asks_for_a_length_gets_it() {
+        let specs = [spec("input_ids", None), spec("attention_mask", None)];
+        assert_eq!(unpadded(&sample(17), &specs), None);
+    }
+
+    #[test]
+    fn lengths_are_few() {
+        let found: Vec<usize> = [0, 16, 17, 25, 33, 49, 65, 97, 129].into_iter().map(rounded).collect();
+        assert_eq!(found, [16, 16, 24, 32, 48, 64, 96, 128, 192]);
+    }
+}
