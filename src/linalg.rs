@@ -8,6 +8,8 @@ use rayon::prelude::*;
 
 /// Rows of a band.
 const BAND: usize = 256;
+/// Rows of a band of a Gram matrix: few of them have as many as a product.
+const GRAM_BAND: usize = 96;
 
 /// `out = a · b`, or `out += a · b`; `a` is `[m,k]`, `b` is `[k,n]`, `out` is `[m,n]`.
 ///
@@ -38,9 +40,10 @@ pub fn add_gram(out: &mut [f32], a: &[f32], b: &[f32], (t, m, n): (usize, usize,
         return;
     }
     let (left, right) = (MatRef::from_row_major_slice(a, t, m), MatRef::from_row_major_slice(b, t, n));
-    out.par_chunks_mut(BAND * n).enumerate().for_each(|(band, out)| {
+    out.par_chunks_mut(GRAM_BAND * n).enumerate().for_each(|(band, out)| {
         let rows = out.len() / n;
-        let (top, first) = (band * BAND, if upper { (band * BAND).min(n) } else { 0 });
+        let top = band * GRAM_BAND;
+        let first = if upper { top.min(n) } else { 0 };
         let out = MatMut::from_row_major_slice_mut(out, rows, n);
         let part = left.subcols(top, rows).transpose();
         matmul(

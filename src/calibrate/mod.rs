@@ -375,7 +375,7 @@ impl Walk<'_> {
 
     /// Puts the products into the runs.
     fn hand_on(&mut self, cut: &Cut, reference: &rows::Products, rewritten: Option<&rows::Products>) {
-        for (at, pair) in self.pairs.iter_mut().enumerate() {
+        self.pairs.par_iter_mut().enumerate().for_each(|(at, pair)| {
             if let Some(products) = rewritten {
                 let run = pair.rewritten.get_or_insert_with(|| pair.original.clone());
                 if let Some(value) = products.value(at) {
@@ -385,7 +385,7 @@ impl Walk<'_> {
             if let Some(value) = reference.value(at) {
                 pair.original.put(&cut.output, value);
             }
-        }
+        });
     }
 }
 

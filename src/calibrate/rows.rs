@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use rayon::prelude::*;
+
 use super::product;
 use crate::engine::Value;
 
@@ -28,32 +30,38 @@ impl Rows {
     pub fn of(values: &[&Value], width: usize) -> Option<Self> {
         let mut rows = Self { width, values: Vec::new(), ranges: Vec::new(), shapes: Vec::new() };
         let mut end = 0;
+        let mut parts = Vec::with_capacity(values.len());
         for value in values {
             if width == 0 || value.shape().last() != Some(&width) {
                 return None;
             }
-            let floats = value.floats()?;
+            let floats = value.as_floats()?;
             let start = end;
             end += floats.len() / width;
-            rows.values.extend_from_slice(&floats);
+            parts.push(floats);
             rows.ranges.push(start..end);
             rows.shapes.push(value.shape().to_vec());
         }
+        rows.values = parts.concat();
         Some(rows)
     }
 
     /// The rows of the chosen samples that are no padding.
     pub fn counted(&self, masks: &[Option<Vec<bool>>], chosen: &dyn Fn(usize) -> bool) -> Vec<f32> {
-        let mut found = Vec::new();
+        let mut taken = Vec::new();
         for (at, range) in self.ranges.iter().enumerate().filter(|(at, _)| chosen(*at)) {
             // A mask speaks of the rows where there are as many.
             let mask = masks.get(at).and_then(Option::as_ref).filter(|mask| mask.len() == range.len());
             for (position, row) in range.clone().enumerate() {
                 if mask.is_none_or(|mask| mask.get(position) == Some(&true)) {
-                    found.extend_from_slice(&self.values[row * self.width..(row + 1) * self.width]);
+                    taken.push(row);
                 }
             }
         }
+        let mut found = vec![0.0; taken.len() * self.width];
+        found.par_chunks_exact_mut(self.width.max(1)).zip(taken).for_each(|(to, row)| {
+            to.copy_from_slice(&self.values[row * self.width..(row + 1) * self.width]);
+        });
         found
     }
 
@@ -61,9 +69,9 @@ impl Rows {
     pub fn products(&self, weight: &[f32], n: usize, shift: Option<&[f32]>) -> Products {
         let mut values = product(&self.values, weight, self.width, n);
         if let Some(shift) = shift {
-            for row in values.chunks_exact_mut(n.max(1)) {
+            values.par_chunks_exact_mut(n.max(1)).for_each(|row| {
                 row.iter_mut().zip(shift).for_each(|(value, shift)| *value += shift);
-            }
+            });
         }
         Products { n, values, ranges: self.ranges.clone(), shapes: self.shapes.clone() }
     }

@@ -36,6 +36,11 @@ impl Value {
         Tensor::from_shape(shape, values).ok().map(|tensor| Self(tensor.into_arc_tensor()))
     }
 
+    /// Elements where they are f32 in memory.
+    pub fn as_floats(&self) -> Option<&[f32]> {
+        self.0.try_as_plain_ram().ok()?.as_slice::<f32>().ok()
+    }
+
     /// Elements as f32; `None` for values that are no numbers.
     pub fn floats(&self) -> Option<Vec<f32>> {
         let tensor = self.0.cast_to::<f32>().ok()?;

@@ -3,7 +3,12 @@
 //!
 //! X are the rows that reach the layer in the original, X̂ those in the rewritten network.
 
+use rayon::prelude::*;
+
 use crate::linalg;
+
+/// Rows that are summed on one thread: the order of sums is the same for any number of threads.
+const CHUNK: usize = 1024;
 
 /// Sums over rows, still open.
 #[derive(Debug, Clone)]
@@ -53,14 +58,15 @@ impl Sums {
     pub fn add(&mut self, rewritten: &[f32], original: &[f32]) {
         let k = self.k.max(1);
         let t = rewritten.len() / k;
-        linalg::add_gram(&mut self.square, rewritten, rewritten, (t, k, k), true);
-        let difference: Vec<f32> = original.iter().zip(rewritten).map(|(x, y)| x - y).collect();
-        linalg::add_gram(&mut self.drift, rewritten, &difference, (t, k, k), false);
+        let difference: Vec<f32> = original.par_iter().zip(rewritten).map(|(x, y)| x - y).collect();
+        rayon::join(
+            || linalg::add_gram(&mut self.square, rewritten, rewritten, (t, k, k), true),
+            || linalg::add_gram(&mut self.drift, rewritten, &difference, (t, k, k), false),
+        );
         for (sums, rows) in [(&mut self.rewritten, rewritten), (&mut self.original, original)] {
-            for row in rows.chunks_exact(k) {
-                for (sum, value) in sums.iter_mut().zip(row) {
-                    *sum += f64::from(*value);
-                }
+            let parts: Vec<Vec<f64>> = rows.par_chunks(CHUNK * k).map(|rows| column_sums(rows, k)).collect();
+            for part in parts {
+                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             }
         }
         self.rows += t;
@@ -86,18 +92,27 @@ impl Sums {
         let mut square = vec![0.0; k * k];
         let mut drift = vec![0.0; k * k];
         let off = if centred { 1.0 } else { 0.0 };
-        for i in 0..k {
+        let lines = square.par_chunks_mut(k.max(1)).zip(drift.par_chunks_mut(k.max(1))).enumerate();
+        lines.for_each(|(i, (square, drift))| {
+            let mean = off * f64::from(rewritten[i]);
             for j in 0..k {
                 let (low, high) = (i.min(j), i.max(j));
                 let sum = f64::from(self.square[low * k + high]) / rows;
-                square[i * k + j] = (sum - off * f64::from(rewritten[i]) * f64::from(rewritten[j])) as f32;
+                square[j] = (sum - mean * f64::from(rewritten[j])) as f32;
                 let sum = f64::from(self.drift[i * k + j]) / rows;
-                let step = f64::from(original[j]) - f64::from(rewritten[j]);
-                drift[i * k + j] = (sum - off * f64::from(rewritten[i]) * step) as f32;
+                drift[j] = (sum - mean * (f64::from(original[j]) - f64::from(rewritten[j]))) as f32;
             }
-        }
+        });
         Moments { square, drift, rewritten, original }
     }
+}
+
+fn column_sums(rows: &[f32], k: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; k];
+    for row in rows.chunks_exact(k) {
+        sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+    }
+    sums
 }
 
 #[cfg(test)]

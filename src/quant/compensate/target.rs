@@ -3,8 +3,13 @@
 use faer::Side;
 use faer::mat::Mat;
 
+use rayon::prelude::*;
+
 use super::prepared::Damping;
 use crate::linalg;
+
+/// Columns that are solved on one thread.
+const COLUMNS: usize = 128;
 
 /// `W + (H + λI)⁻¹ D W` for the drift D = X̂ᵀ(X - X̂)/n: the weight that on the changed inputs X̂ comes nearest
 /// to what W gives on X, with a ridge towards W (GPTAQ, arXiv 2504.02692). All `[K,K]` and `[K,N]`.
@@ -27,9 +32,23 @@ pub fn target(
     let matrix =
         Mat::<f64>::from_fn(k, k, |i, j| f64::from(moments[i * k + j]) + if i == j { ridge } else { 0.0 });
     let factor = matrix.llt(Side::Lower).ok()?;
-    let mut right = Mat::<f64>::from_fn(k, n, |i, j| f64::from(pull[i * n + j]));
-    faer::linalg::solvers::SolveCore::solve_in_place_with_conj(&factor, faer::Conj::No, right.as_mut());
-    let moved: Vec<f32> =
-        weight.iter().enumerate().map(|(at, value)| value + right[(at / n, at % n)] as f32).collect();
+    let solved: Vec<Mat<f64>> = (0..n.div_ceil(COLUMNS))
+        .into_par_iter()
+        .map(|part| {
+            let left = part * COLUMNS;
+            let width = COLUMNS.min(n - left);
+            let mut right = Mat::<f64>::from_fn(k, width, |i, j| f64::from(pull[i * n + left + j]));
+            faer::linalg::solvers::SolveCore::solve_in_place_with_conj(&factor, faer::Conj::No, right.as_mut());
+            right
+        })
+        .collect();
+    let moved: Vec<f32> = weight
+        .par_iter()
+        .enumerate()
+        .map(|(at, value)| {
+            let column = at % n;
+            value + solved[column / COLUMNS][(at / n, column % COLUMNS)] as f32
+        })
+        .collect();
     moved.iter().all(|value| value.is_finite()).then_some(moved)
 }
