@@ -41,7 +41,7 @@ const PICTURES: usize = 512;
 /// Samples for a calibration at least, however large the model.
 const LEAST: usize = 64;
 /// Rows of activations that a calibration takes at most, ...
-const ROWS: usize = 52_000;
+const ROWS: usize = 24_000;
 /// ... values of its widest activation, ...
 const VALUES: usize = 80 << 20;
 /// ... and products of one pass through all linears.
