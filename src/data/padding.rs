@@ -94,8 +94,7 @@ mod tests {
     fn sample(counted: usize) -> Sample {
         let mask: Vec<i64> = (0..40).map(|at| i64::from(at < counted)).collect();
         let values: Vec<i64> = (0..40).collect();
-        let inputs =
-            vec![("input_ids".to_owned(), ids(&values)), ("attention_mask".to_owned(), ids(&mask))];
+        let inputs = vec![("input_ids".to_owned(), ids(&values)), ("attention_mask".to_owned(), ids(&mask))];
         Sample { inputs, label: Label::None }
     }
 

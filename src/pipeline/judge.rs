@@ -299,8 +299,7 @@ impl Ready {
 /// Cuts the padding off all samples, where the original shows on the one with the most of it that it does not
 /// look at padding.
 fn cut_padding(samples: &mut Samples, specs: &[InputSpec], original: &Runner) -> Result<()> {
-    let cut: Vec<Option<Sample>> =
-        samples.list.iter().map(|sample| data::unpadded(sample, specs)).collect();
+    let cut: Vec<Option<Sample>> = samples.list.iter().map(|sample| data::unpadded(sample, specs)).collect();
     let length = |sample: &Sample| sample.mask().map_or(0, |mask| mask.len());
     let pairs = samples.list.iter().zip(&cut).filter_map(|(whole, cut)| Some((whole, cut.as_ref()?)));
     let Some((whole, shortest)) = pairs.max_by_key(|(whole, cut)| length(whole) - length(cut)) else {

@@ -38,7 +38,11 @@ pub fn target(
             let left = part * COLUMNS;
             let width = COLUMNS.min(n - left);
             let mut right = Mat::<f64>::from_fn(k, width, |i, j| f64::from(pull[i * n + left + j]));
-            faer::linalg::solvers::SolveCore::solve_in_place_with_conj(&factor, faer::Conj::No, right.as_mut());
+            faer::linalg::solvers::SolveCore::solve_in_place_with_conj(
+                &factor,
+                faer::Conj::No,
+                right.as_mut(),
+            );
             right
         })
         .collect();
