@@ -63,7 +63,7 @@ fn rounded(length: usize) -> usize {
 /// The first `count` positions of an array `[1,length,…]`.
 fn first(array: &Array, count: usize) -> Option<Array> {
     let length = *array.shape.get(AXIS).filter(|length| **length > 0)?;
-    if array.shape.first() != Some(&1) || array.bytes.len() % length != 0 {
+    if array.shape.first() != Some(&1) || !array.bytes.len().is_multiple_of(length) {
         return None;
     }
     let mut shape = array.shape.clone();
