@@ -108,18 +108,38 @@ def main():
             rel, _, fused = deployed(models / "minilm.onnx", out, load("minilm.dev"))
             said = report["validation"]["deployed"]["rel_l2"]
             row("minilm", options, os.path.getsize(out), f"relative L2 {rel:.4f}, efq said {said:.4f}, {fused} fused")
-            speed = [run([efq, "rewrite", str(models / "minilm.onnx"), *options, "--validate", "never", "-q", "--force", "-o", str(out)]) for _ in range(5)]
+            speed = [run([efq, "rewrite", str(models / "minilm.onnx"), *options, "--algorithm", "search", "--validate", "never", "-q", "--force", "-o", str(out)]) for _ in range(5)]
             peer = [run([sys.executable, "-c", QUANTIZER, str(models / "minilm.onnx"), str(other)]) for _ in range(5)]
             wall, memory = np.median([s[0] for s in speed]), max(s[1] for s in speed)
             theirs, their_memory = np.median([s[0] for s in peer]), max(s[1] for s in peer)
-            row("minilm", options + ["--validate", "never"], os.path.getsize(out),
+            row("minilm", options + ["--algorithm", "search", "--validate", "never"], os.path.getsize(out),
                 f"{wall:.2f} s, {memory:.0f} MiB; ONNX Runtime's quantizer {theirs:.2f} s, {their_memory:.0f} MiB: {wall / theirs:.2f} of its time")
-            options = ["-p", "automotive_adas", "--validate", "never"]
+            options = ["-p", "automotive_adas", "--algorithm", "search", "--validate", "never"]
             rewrite(efq, models / "minilm.onnx", other, *options)
             options += ["--embeddings", "int8"]
             rewrite(efq, models / "minilm.onnx", out, *options)
             ratio = time_ratio(other, out, load("minilm.dev"))
             row("minilm", options, os.path.getsize(out), f"{ratio:.2f} of the run time with kept embeddings")
+
+        fitted = [("minilm", "minilm.dev"), ("minilm_sections", "minilm_sections.test"),
+                  ("byte_gpt", "byte_gpt.test"), ("digits_vit", "digits_vit.test")]
+        blocks = ["-p", "high_accuracy", "--block-size", "32", "--validate", "never"]
+        small = ["-p", "high_compression", "--validate", "never"]
+        for model, test in fitted if args.rows in "calibration" else []:
+            samples = ["--calibration", str(models / f"{model}.calib.npz")]
+            head = ["--head", "int4"] if model == "byte_gpt" else []
+            runs = [blocks + head + more for more in (["--algorithm", "rtn"], ["--algorithm", "search"], [], samples)]
+            if model in ("minilm", "digits_vit"):
+                runs.append(small + samples)
+            if model == "minilm":
+                runs += [small + ["--target-size", size] + samples for size in ("14.7MB", "18.7MB")]
+            for options in runs:
+                begun = time.perf_counter()
+                rewrite(efq, models / f"{model}.onnx", out, *options)
+                took = time.perf_counter() - begun
+                rel, kl, fused = deployed(models / f"{model}.onnx", out, load(test))
+                shown = [pathlib.Path(option).name for option in options]
+                row(model, shown, os.path.getsize(out), f"relative L2 {rel:.4f}, KL {kl:.5f}, {fused} fused, {took:.1f} s")
 
         presets = ["high_accuracy", "high_compression", "medical_grade", "automotive_adas", "balanced_production", "manufacturing_qc"]
         for model in ("digits_vit", "minilm_sections", "byte_gpt"):

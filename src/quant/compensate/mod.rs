@@ -2,8 +2,8 @@
 //! moments of its activations, instead of the squared error of its weights.
 //!
 //! For a weight W `[K,N]`, decoded Ŵ and H = X̂ᵀX̂/n, every column of E = Ŵ - W* is charged eᵀHe, and columns
-//! are independent. In turn: codes by [`gptq`] (arXiv 2210.17323), then rounds of [`refit`] (all scales of a
-//! column together) and [`descent`] (codes one at a time, as in COMQ, arXiv 2403.07134). W* is [`target`]: W,
+//! are independent. In turn: codes by `gptq` (arXiv 2210.17323), then rounds of `refit` (all scales of a
+//! column together) and `descent` (codes one at a time, as in COMQ, arXiv 2403.07134). W* is [`target`]: W,
 //! moved so that the layer also answers for the difference of its inputs (GPTAQ, arXiv 2504.02692).
 
 mod descent;
