@@ -173,27 +173,29 @@ impl<'a> Judge<'a> {
         let deployed = Runner::new(rewritten, &ready.output.name, Variant::Deployed).map_err(place)?;
         let alone = Runner::new(rewritten, &ready.output.name, Variant::WeightsOnly).map_err(place)?;
         progress.stage("validating", ready.samples.list.len() as u64);
-        let scores: Result<Vec<(Score, Score)>> = (0..ready.samples.list.len())
-            .into_par_iter()
-            .map(|at| {
-                if progress.cancelled() {
-                    return Err(Error::interrupted());
-                }
-                let sample =
-                    ready.samples.list.get(at).ok_or_else(|| Error::format("sample", "is missing"))?;
-                let compare = || {
-                    let reference = ready.reference(at, sample)?;
-                    let with_kernel = ready.score(sample, &reference, &deployed.run(sample)?)?;
-                    let bare = ready.bare.as_ref().map(|bare| bare.run(sample)).transpose()?;
-                    let weights =
-                        ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
-                    Ok((with_kernel, weights))
-                };
-                let both = compare().map_err(|error: Error| error.within(format!("sample {at}")))?;
-                progress.advance(1);
-                Ok(both)
-            })
-            .collect();
+        let score = |at: usize, sample: &Sample| -> Result<(Score, Score)> {
+            if progress.cancelled() {
+                return Err(Error::interrupted());
+            }
+            let compare = || {
+                let reference = ready.reference(at, sample)?;
+                let with_kernel = ready.score(sample, &reference, &deployed.run(sample)?)?;
+                let bare = ready.bare.as_ref().map(|bare| bare.run(sample)).transpose()?;
+                let weights =
+                    ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
+                Ok((with_kernel, weights))
+            };
+            let both = compare().map_err(|error: Error| error.within(format!("sample {at}")))?;
+            progress.advance(1);
+            Ok(both)
+        };
+        // The first alone: what fails on it fails on all. Of several errors the first sample's is told.
+        let (first, others) = ready.samples.list.split_at(ready.samples.list.len().min(1));
+        let mut scores: Vec<Result<(Score, Score)>> = first.iter().map(|sample| score(0, sample)).collect();
+        if scores.iter().all(Result::is_ok) {
+            scores.par_extend(others.par_iter().enumerate().map(|(at, sample)| score(at + 1, sample)));
+        }
+        let scores: Result<Vec<(Score, Score)>> = scores.into_iter().collect();
         let (with_kernel, weights): (Vec<Score>, Vec<Score>) = scores?.into_iter().unzip();
         let measure = ready.measure();
         let target = self.options.settings.target;
