@@ -41,10 +41,10 @@ impl Fitting {
     /// One or two sentences.
     pub(super) fn sentences(&self) -> Vec<String> {
         let (from, advice) = match &self.data {
-            Data::File { path, .. } => (format!("{} samples of {path}", self.samples), ""),
+            Data::File { path, .. } => (format!("{} samples of {path}", self.samples), None),
             Data::Synthetic { seed } => (
                 format!("{} synthetic samples (seed {seed})", self.samples),
-                "; real ones (--calibration FILE) lower the error further",
+                Some("real samples (--calibration FILE) lower the error further"),
             ),
         };
         if let Some(reason) = &self.skipped {
@@ -52,7 +52,7 @@ impl Fitting {
         }
         let fitted = self.layers.iter().filter(|layer| layer.algorithm == "gptq").count();
         let mut out = vec![format!(
-            "{fitted} of {} linear layers fitted to the activations of {from}, {} rows{advice}",
+            "{fitted} of {} linear layers fitted to the activations of {from}, {} rows",
             self.layers.len(),
             self.rows
         )];
@@ -64,6 +64,7 @@ impl Fitting {
                 100.0 * after / before
             ));
         }
+        out.extend(advice.map(str::to_owned));
         for layer in &self.layers {
             if let Some(why) = &layer.fallback {
                 out.push(format!("{} by search: {why}", layer.tensor));
