@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::data::{Array, Drafts, Sample, Samples};
+use crate::data::{Array, Drafts, Sample, Samples, as_integers};
 use crate::engine::{Output, Runner, Variant};
 use crate::error::{Error, Result};
 use crate::onnx::proto::tensor_proto::DataType;
@@ -127,15 +127,7 @@ fn differ_last_only(before: &Output, after: &Output, width: usize) -> bool {
 
 fn ids(sample: &Sample, input: &str) -> Option<Vec<i64>> {
     let (_, array) = sample.inputs.iter().find(|(name, _)| name == input)?;
-    match array.data_type {
-        DataType::Int64 => {
-            Some(array.bytes.as_chunks::<8>().0.iter().map(|c| i64::from_le_bytes(*c)).collect())
-        }
-        DataType::Int32 => {
-            Some(array.bytes.as_chunks::<4>().0.iter().map(|c| i64::from(i32::from_le_bytes(*c))).collect())
-        }
-        _ => None,
-    }
+    as_integers(array)
 }
 
 fn with_ids(sample: &Sample, input: &str, ids: &[i64]) -> Option<Sample> {

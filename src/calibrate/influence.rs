@@ -100,8 +100,7 @@ fn make(
     let (k, n) = (site.k, site.n);
     let values = Values::of(model, site)?;
     let matrix = values.matrix()?;
-    let mut weight = vec![0.0; k * n];
-    matrix.tile(0..k, 0..n, &mut weight);
+    let weight = matrix.values();
     let changed = wanted.and_then(|candidate| decoded(&matrix, candidate, Algorithm::Search));
     let lost = || Error::unsupported("runtime", format!("'{}' does not fit its weight", cut.input));
     let product = |runs: &[&Run], weight: &[f32]| -> Result<Vec<Value>> {

@@ -66,8 +66,6 @@ pub struct Calibrated {
     pub rows: usize,
     /// Samples of which they are.
     pub samples: usize,
-    /// Squared relative distance of the output to the original's on held-out samples, in the run that fitted.
-    pub held_out_error: Option<f64>,
 }
 
 /// How one weight was fitted.
@@ -152,17 +150,6 @@ pub fn calibrate(
         stages.forget(at);
         progress.advance(1);
     }
-    let mut error = (0.0, 0.0);
-    for (pair, held_out) in walk.pairs.iter().zip(&walk.held_out) {
-        let outputs =
-            (stages.output(&pair.original), pair.rewritten.as_ref().and_then(|run| stages.output(run)));
-        if let (true, (Some(original), Some(rewritten))) = (held_out, outputs) {
-            let (Some(a), Some(b)) = (original.floats(), rewritten.floats()) else { continue };
-            error.0 += a.iter().zip(&b).map(|(a, b)| f64::from(b - a).powi(2)).sum::<f64>();
-            error.1 += a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>();
-        }
-    }
-    walk.found.held_out_error = Some(error.0 / error.1).filter(|error| error.is_finite());
     Ok(walk.found)
 }
 
@@ -302,8 +289,7 @@ impl Walk<'_> {
             let values = Values::of(self.model, site)?;
             let matrix = values.matrix()?;
             let (k, n) = (site.k, site.n);
-            let mut weight = vec![0.0; k * n];
-            matrix.tile(0..k, 0..n, &mut weight);
+            let weight = matrix.values();
             let centred = bias(&self.index, site).is_some();
             let outcome =
                 fit::fit(&matrix, &weight, scheme, algorithm, centred, self.likeness, &mut shared, &judges);
@@ -330,10 +316,8 @@ impl Walk<'_> {
     /// A linear that stays float.
     fn float(&mut self, cut: &Cut, original: &Rows, rewritten: Option<&Rows>) -> Result<()> {
         let site = self.site(cut)?;
-        let (k, n) = (site.k, site.n);
-        let values = Values::of(self.model, site)?;
-        let mut weight = vec![0.0; k * n];
-        values.matrix()?.tile(0..k, 0..n, &mut weight);
+        let n = site.n;
+        let weight = Values::of(self.model, site)?.matrix()?.values();
         let reference = original.products(&weight, n, None);
         let products = rewritten.map(|rows| rows.products(&weight, n, None));
         self.hand_on(cut, &reference, products.as_ref());
@@ -346,8 +330,7 @@ impl Walk<'_> {
         let (k, n) = (site.k, site.n);
         let values = Values::of(self.model, site)?;
         let matrix = values.matrix()?;
-        let mut table = vec![0.0; k * n];
-        matrix.tile(0..k, 0..n, &mut table);
+        let table = matrix.values();
         let back = match self.wishes.get(&cut.site).map(|wish| wish.encoding) {
             Some(encoding) => {
                 encoding.candidate().and_then(|(candidate, algorithm)| decoded(&matrix, candidate, algorithm))

@@ -153,8 +153,8 @@ fn convert(name: &str, array: Array, to: DataType) -> Result<Array> {
     Ok(Array { data_type: to, shape: array.shape, bytes: bytes.into() })
 }
 
-/// Values of an integer or bool array.
-pub(super) fn as_integers(array: &Array) -> Option<Vec<i64>> {
+/// Values of an integer or bool array; `None` for other types and for 64 bits without a sign.
+pub fn as_integers(array: &Array) -> Option<Vec<i64>> {
     use DataType as D;
     let bytes = &array.bytes;
     Some(match array.data_type {

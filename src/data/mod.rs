@@ -27,8 +27,7 @@ use crate::error::{Error, Result};
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::{Model, hex};
 
-pub use inputs::{Dim, InputSpec, inputs};
-pub use padding::unpadded;
+pub use inputs::{Dim, InputSpec, as_integers, inputs};
 pub use synthetic::{Drafts, drafts, synthetic, synthetic_calibration};
 
 /// A dense array with little-endian elements in row-major order.
@@ -88,6 +87,13 @@ impl Samples {
     /// Whether the samples are the user's and not made up.
     pub fn are_real(&self) -> bool {
         matches!(self.origin, Origin::File { .. })
+    }
+
+    /// The same without the padding at the end of samples that an `attention_mask` leaves out, where the graph, of
+    /// which `specs` are the inputs, takes any length.
+    pub fn without_padding(&self, specs: &[InputSpec]) -> Self {
+        let cut = |sample: &Sample| padding::unpadded(sample, specs).unwrap_or_else(|| sample.clone());
+        Self { list: self.list.iter().map(cut).collect(), origin: self.origin.clone() }
     }
 
     /// Whether any sample has a label.

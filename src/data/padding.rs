@@ -9,7 +9,7 @@ const LEAST: usize = 16;
 
 /// `sample` without the positions at the end that its `attention_mask` leaves out, but for some: lengths are few,
 /// so that the runtime plans few times. `None` where there is nothing to cut, or the graph asks for a length.
-pub fn unpadded(sample: &Sample, specs: &[InputSpec]) -> Option<Sample> {
+pub(super) fn unpadded(sample: &Sample, specs: &[InputSpec]) -> Option<Sample> {
     let mask = sample.mask()?;
     let length = mask.len();
     let counted = mask.iter().rposition(|counts| *counts).map_or(0, |last| last + 1);

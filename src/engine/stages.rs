@@ -63,11 +63,6 @@ impl Run {
     pub fn put(&mut self, name: &str, value: Value) {
         self.0.insert(name.to_owned(), value);
     }
-
-    /// Bytes of all values.
-    pub fn bytes(&self) -> usize {
-        self.0.values().map(Value::bytes).sum()
-    }
 }
 
 impl Stages {

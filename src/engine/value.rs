@@ -58,16 +58,6 @@ impl Value {
         self.0.shape()
     }
 
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
-        self.0.len() * self.0.datum_type().size_of()
-    }
-
-    /// Whether both are one value in memory.
-    pub fn is_same(&self, other: &Value) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Type and sizes, for telling plans apart.
     pub(super) fn kind(&self) -> String {
         format!("{:?}{:?};", self.0.datum_type(), self.shape())

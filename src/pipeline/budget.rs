@@ -68,10 +68,16 @@ impl Costs {
                 let algorithm = fitting.algorithm();
                 let mut item = Item { decision: at, usage: number, encodings: vec![], choices: vec![] };
                 item.add(Encoding::Float, decision.bytes_before, 0.0);
-                let Some((base, _, base_error)) = base(model, site, algorithm)? else { continue };
+                let Some((base, candidate_of_base, base_error)) = base(model, site, algorithm)? else {
+                    continue;
+                };
                 for wish in wishes(site, fitting.scales(), algorithm) {
                     let Some((encoding, candidate)) = reached(model, site, wish)? else { continue };
-                    let error = weight_error(model, site, candidate, Algorithm::Search)?.squared_error;
+                    let error = if candidate == candidate_of_base {
+                        base_error
+                    } else {
+                        weight_error(model, site, candidate, Algorithm::Search)?.squared_error
+                    };
                     let bytes = encoding.bytes(site.k, site.n).unwrap_or(decision.bytes_before);
                     item.add(encoding, bytes, error / base_error.max(f64::MIN_POSITIVE));
                 }

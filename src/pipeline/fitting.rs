@@ -29,9 +29,10 @@ impl<'a> Fitting<'a> {
     /// # Errors
     /// Samples that cannot be read or do not fit the model.
     pub fn new(options: &'a RewriteOptions, model: &Model) -> Result<Self> {
-        let mut samples = options.calibration.as_ref().map(|path| data::load(path, model)).transpose()?;
-        samples.iter_mut().try_for_each(|samples| cut_padding(samples, model))?;
-        let samples = samples.map(|samples| (samples, Likeness::Close));
+        let specs = data::inputs(model)?;
+        let samples = options.calibration.as_ref().map(|source| data::load(source, model)).transpose()?;
+        // What reaches a linear from padding has no part in statistics.
+        let samples = samples.map(|samples| (samples.without_padding(&specs), Likeness::Close));
         Ok(Self { options, samples, calibrated: Calibrated::default(), reason: None })
     }
 
@@ -136,9 +137,7 @@ impl<'a> Fitting<'a> {
     pub fn shared_with(&self, model: &Model, judges: Option<&Samples>) -> Option<String> {
         let (mine, _) = self.samples.as_ref().filter(|(samples, _)| samples.are_real())?;
         let judges = judges?;
-        let mut cut = judges.clone();
-        cut_padding(&mut cut, model).ok()?;
-        let count = data::coincide(mine, &cut);
+        let count = data::coincide(mine, &judges.without_padding(&data::inputs(model).ok()?));
         (count > 0).then(|| {
             format!(
                 "{count} of {} samples that judge are calibration samples too: the verdict is optimistic",
@@ -161,15 +160,4 @@ impl<'a> Fitting<'a> {
     pub fn calibrated(&self) -> &Calibrated {
         &self.calibrated
     }
-}
-
-/// Cuts the padding off: what reaches a linear there has no part in statistics.
-fn cut_padding(samples: &mut Samples, model: &Model) -> Result<()> {
-    let specs = data::inputs(model)?;
-    for sample in &mut samples.list {
-        if let Some(cut) = data::unpadded(sample, &specs) {
-            *sample = cut;
-        }
-    }
-    Ok(())
 }

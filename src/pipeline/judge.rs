@@ -218,9 +218,9 @@ impl<'a> Judge<'a> {
 
     fn prepare(&mut self, progress: &dyn Progress) -> Result<Ready> {
         let output = output_of(self.options, self.model, self.known)?;
-        let mut samples = samples_for(self.options, self.model, self.known, self.given.take())?;
+        let samples = samples_for(self.options, self.model, self.known, self.given.take())?;
         let original = Runner::new(self.model, &output.name, Variant::Deployed)?;
-        cut_padding(&mut samples, &data::inputs(self.model)?, &original)?;
+        let samples = without_padding(samples, &data::inputs(self.model)?, &original)?;
         let bare = match fusion(self.model).fused.is_empty() {
             true => None,
             false => Some(Runner::new(self.model, &output.name, Variant::WeightsOnly)?),
@@ -298,14 +298,15 @@ impl Ready {
     }
 }
 
-/// Cuts the padding off all samples, where the original shows on the one with the most of it that it does not
+/// The samples without padding, where the original shows on the one with the most of it that it does not
 /// look at padding.
-fn cut_padding(samples: &mut Samples, specs: &[InputSpec], original: &Runner) -> Result<()> {
-    let cut: Vec<Option<Sample>> = samples.list.iter().map(|sample| data::unpadded(sample, specs)).collect();
+fn without_padding(samples: Samples, specs: &[InputSpec], original: &Runner) -> Result<Samples> {
+    let cut = samples.without_padding(specs);
     let length = |sample: &Sample| sample.mask().map_or(0, |mask| mask.len());
-    let pairs = samples.list.iter().zip(&cut).filter_map(|(whole, cut)| Some((whole, cut.as_ref()?)));
-    let Some((whole, shortest)) = pairs.max_by_key(|(whole, cut)| length(whole) - length(cut)) else {
-        return Ok(());
+    let gone = |(whole, cut): &(&Sample, &Sample)| length(whole) - length(cut);
+    let pairs = samples.list.iter().zip(&cut.list);
+    let Some((whole, shortest)) = pairs.max_by_key(gone).filter(|pair| gone(pair) > 0) else {
+        return Ok(samples);
     };
     let (before, after) = (original.run(whole)?, original.run(shortest)?);
     let (mask, kept) = (shortest.mask().unwrap_or_default(), length(shortest));
@@ -313,7 +314,7 @@ fn cut_padding(samples: &mut Samples, specs: &[InputSpec], original: &Runner) ->
     let by_position = before.shape.get(1) == Some(&length(whole)) && after.shape.get(1) == Some(&kept);
     let width = if by_position { after.values.len() / kept.max(1) } else { after.values.len().max(1) };
     if !by_position && before.values.len() != after.values.len() {
-        return Ok(());
+        return Ok(samples);
     }
     let counts = |row: usize| !by_position || mask.get(row) == Some(&true);
     let largest = after.values.iter().fold(0.0f32, |most, value| most.max(value.abs()));
@@ -321,14 +322,7 @@ fn cut_padding(samples: &mut Samples, specs: &[InputSpec], original: &Runner) ->
     let same = rows
         .filter(|(row, _)| counts(*row))
         .all(|(_, (a, b))| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= SAME * largest));
-    if same {
-        for (sample, cut) in samples.list.iter_mut().zip(cut) {
-            if let Some(cut) = cut {
-                *sample = cut;
-            }
-        }
-    }
-    Ok(())
+    Ok(if same { cut } else { samples })
 }
 
 pub(super) fn provenance(samples: &Samples) -> Data {

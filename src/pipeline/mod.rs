@@ -170,9 +170,14 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
             Some((budget, costs))
         }
     };
-    let fitted = fitting.fit(&model, &known, &plan, progress).map_err(place)?;
-    let mut written = write(&model, &known, &plan, fitted, &notes, target, save, progress)?;
-    let mut judged = judge.judge(&written.model, progress)?;
+    let carried_out =
+        |plan: &Plan, fitting: &mut Fitting<'_>, judge: &mut Judge<'_>, notes: &notes::Notes| -> Result<_> {
+            let fitted = fitting.fit(&model, &known, plan, progress).map_err(place)?;
+            let written = write(&model, &known, plan, fitted, notes, target, save, progress)?;
+            let judged = judge.judge(&written.model, progress)?;
+            Ok((written, judged))
+        };
+    let (mut written, mut judged) = carried_out(&plan, &mut fitting, &mut judge, &notes)?;
     if let Some((Budget::Loss(most), costs)) = &costs {
         let mut limit = budget::FIRST_GUESS;
         for _ in 0..LOSS_ROUNDS {
@@ -188,9 +193,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
             }
             plan = next;
             drop(written);
-            let fitted = fitting.fit(&model, &known, &plan, progress).map_err(place)?;
-            written = write(&model, &known, &plan, fitted, &notes, target, save, progress)?;
-            judged = judge.judge(&written.model, progress)?;
+            (written, judged) = carried_out(&plan, &mut fitting, &mut judge, &notes)?;
         }
     }
     // A budget of bytes is a promise that repairs would break.
@@ -198,9 +201,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     while options.repair && may_grow && options.plan.is_none() && judged.misses_target() {
         let Some(steps) = mend::mend(&judge, &model, &known, &mut plan, &judged, progress)? else { break };
         drop(written);
-        let fitted = fitting.fit(&model, &known, &plan, progress).map_err(place)?;
-        written = write(&model, &known, &plan, fitted, &notes, target, save, progress)?;
-        judged = judge.judge(&written.model, progress)?;
+        (written, judged) = carried_out(&plan, &mut fitting, &mut judge, &notes)?;
         notes.repaired(&plan, steps, &judged);
     }
     if progress.cancelled() {
@@ -299,7 +300,7 @@ pub(crate) struct Written {
     removed_inputs: Vec<String>,
 }
 
-#[expect(clippy::too_many_arguments, reason = "called twice, with what the story has at hand")]
+#[expect(clippy::too_many_arguments, reason = "called once, with what the story has at hand")]
 fn write(
     model: &Checked<Model>,
     known: &Inventory,

@@ -97,6 +97,13 @@ impl<'a> Matrix<'a> {
         self.layout.n
     }
 
+    /// All values, row-major `[k,n]`, as [`Matrix::tile`] gives them.
+    pub fn values(&self) -> Vec<f32> {
+        let mut out = vec![0.0; self.k() * self.n()];
+        self.tile(0..self.k(), 0..self.n(), &mut out);
+        out
+    }
+
     /// Copies rows × columns to `out`, row-major, as f32; values beyond the range of f32 become infinite.
     ///
     /// # Panics
@@ -185,12 +192,6 @@ mod tests {
 
     use super::*;
 
-    fn whole(matrix: &Matrix) -> Vec<f32> {
-        let mut out = vec![0.0; matrix.k() * matrix.n()];
-        matrix.tile(0..matrix.k(), 0..matrix.n(), &mut out);
-        out
-    }
-
     #[test]
     fn every_element_type_and_layout_reads_the_same_values() {
         let (k, n) = (37, 83);
@@ -225,12 +226,12 @@ mod tests {
                     }
                 }
                 let matrix = Matrix::new(&bytes[1..], element, layout).unwrap();
-                assert_eq!(whole(&matrix), exact, "{element:?} {layout:?}");
+                assert_eq!(matrix.values(), exact, "{element:?} {layout:?}");
                 let mut part = vec![0.0; 6];
                 matrix.scaled(2.0).tile(30..33, 80..82, &mut part);
                 let of = |i: usize, j: usize| 2.0 * exact[i * n + j];
                 assert_eq!(part, [of(30, 80), of(30, 81), of(31, 80), of(31, 81), of(32, 80), of(32, 81)]);
-                let turned = whole(&matrix.transposed());
+                let turned = matrix.transposed().values();
                 assert!((0..k * n).all(|index| turned[(index % n) * k + index / n] == exact[index]));
             }
         }

@@ -8,7 +8,7 @@
 
 use std::ops::RangeInclusive;
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{
     error::WeightError,
@@ -16,7 +16,7 @@ use super::{
     grid::Grid,
     matrix::Matrix,
     rows::encode_rows,
-    scheme::{Bits, ScaleStorage, Scheme},
+    scheme::{Bits, ScaleStorage, Scheme, block_among},
     simd::Simd,
     survey::{Survey, fp16_scales_fit},
 };
@@ -120,12 +120,7 @@ fn pack_halves(row: &[u8], out: &mut [u8]) {
 }
 
 fn known_block<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    let block = usize::deserialize(deserializer)?;
-    if BLOCKS.contains(&block) {
-        Ok(block)
-    } else {
-        Err(D::Error::custom(format!("block {block} is not one of {BLOCKS:?}")))
-    }
+    block_among(deserializer, &BLOCKS, |block| BLOCKS.contains(block))
 }
 
 #[cfg(test)]

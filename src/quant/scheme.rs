@@ -116,11 +116,20 @@ impl Scheme {
 }
 
 fn known_block<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    block_among(deserializer, &BLOCKS, |block| BLOCKS.contains(block))
+}
+
+/// Reads a block that is one of `allowed`, as `contains` knows it.
+pub(super) fn block_among<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    allowed: &impl std::fmt::Debug,
+    contains: impl Fn(&usize) -> bool,
+) -> Result<usize, D::Error> {
     let block = usize::deserialize(deserializer)?;
-    if BLOCKS.contains(&block) {
+    if contains(&block) {
         Ok(block)
     } else {
-        Err(D::Error::custom(format!("block {block} is not one of {BLOCKS:?}")))
+        Err(D::Error::custom(format!("block {block} is not one of {allowed:?}")))
     }
 }
 
