@@ -141,6 +141,21 @@ def main():
                 shown = [pathlib.Path(option).name for option in options]
                 row(model, shown, os.path.getsize(out), f"relative L2 {rel:.4f}, KL {kl:.5f}, {fused} fused, {took:.1f} s")
 
+        # What each step of the fitting adds, on other texts too where there are some. Needs
+        # `cargo build --release --example steps`.
+        steps = ["carry", "refit", "descent", "sequential", "asymmetric", "bias", "kernel"]
+        prose = models / "prose.npz"
+        for model, test in fitted if args.rows == "ablation" else []:
+            calibration = models / f"{model}.calib.npz"
+            for count in range(len(steps) + 1):
+                command = [pathlib.Path(efq).parent / "examples" / "steps", models / f"{model}.onnx", calibration, out]
+                subprocess.run([*command, *steps[:count]], check=True)
+                rel, kl, _ = deployed(models / f"{model}.onnx", out, load(test))
+                other_texts = ""
+                if model == "minilm" and prose.exists():
+                    other_texts = f", on other texts {deployed(models / 'minilm.onnx', out, load('prose'))[0]:.4f}"
+                row(model, steps[:count], os.path.getsize(out), f"relative L2 {rel:.4f}, KL {kl:.5f}{other_texts}")
+
         presets = ["high_accuracy", "high_compression", "medical_grade", "automotive_adas", "balanced_production", "manufacturing_qc"]
         for model in ("digits_vit", "minilm_sections", "byte_gpt"):
             for preset in presets:

@@ -172,3 +172,36 @@ fn a_budget_that_cannot_hold_says_what_can() {
     assert!(text.contains("the least that can be reached is"), "{text}");
     assert!(!folder.join("o.onnx").exists());
 }
+
+#[test]
+fn statistics_are_kept_and_take_the_place_of_samples() {
+    let folder = Folder::new();
+    let judges = halves(&folder);
+    rewrite(&folder, "search.onnx", &["--algorithm", "search"]);
+    let options = ["--calibration", "calib.npz", "--statistics", "kept.safetensors"];
+    rewrite(&folder, "fitted.onnx", &options);
+    let first = std::fs::read(folder.join("kept.safetensors")).unwrap();
+    let report = rewrite(&folder, "again.onnx", &["--statistics", "kept.safetensors", "--block-size", "64"]);
+    assert_eq!(report["fitting"]["samples"], 96);
+    assert_eq!(report["fitting"]["data"]["path"], "calib.npz");
+    assert_eq!(report["fitting"]["statistics"]["path"], "kept.safetensors");
+    let of = |name: &str| distance(FIXTURE.as_ref(), &folder.join(name), &judges);
+    let (search, fitted, again) = (of("search.onnx"), of("fitted.onnx"), of("again.onnx"));
+    assert!(again < 0.7 * search && fitted < search, "{search} {fitted} {again}");
+
+    let out =
+        folder.efq(&[&["rewrite", FIXTURE, "-p", "high_accuracy", "-o", "x.onnx"][..], &options].concat());
+    let told = &out.err;
+    assert_eq!(out.code, Some(2), "{told}");
+    assert!(told.contains("holds statistics already (leave --calibration out to use them"), "{told}");
+    rewrite(&folder, "fitted.onnx", &[&options[..], &["--force", "--threads", "1"]].concat());
+    assert_eq!(std::fs::read(folder.join("kept.safetensors")).unwrap(), first);
+
+    Net::linear(64, 96).save(&folder.join("other.onnx"));
+    let other = ["rewrite", "other.onnx", "-p", "high_compression", "-o", "x.onnx"];
+    let out = folder.efq(&[&other[..], &["--statistics", "kept.safetensors"]].concat());
+    let told = &out.err;
+    assert_eq!(out.code, Some(3), "{told}");
+    assert!(told.contains("kept.safetensors: statistics: are of another model"), "{told}");
+    assert!(!folder.join("x.onnx").exists());
+}

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Fitted, Likeness, product};
+use super::{Fitted, Likeness, Steps, product};
 use crate::quant::compensate::{Damping, Prepared, compensate, target};
 use crate::quant::{Algorithm, Matrix, Scheme, fit as fit_grid, quantize};
 use crate::sensitivity::decoded_blocks;
@@ -30,6 +30,14 @@ pub(super) struct Shared {
     moments: [Option<(Moments, Moments)>; 2],
     /// By centring and damping: prepared from all rows, and from those that take part.
     prepared: [[[Option<Option<Prepared>>; 2]; 2]; 2],
+}
+
+/// Held-out rows.
+pub(super) enum Judges {
+    /// Of X̂ and of X.
+    Rows(Vec<f32>, Vec<f32>),
+    /// Sums over them, of X alone.
+    Sums(Sums),
 }
 
 /// How a weight was fitted.
@@ -83,7 +91,7 @@ impl Shared {
 }
 
 #[expect(clippy::too_many_arguments, reason = "called once")]
-/// Fits `weight` (`[K,N]`, the values of `matrix`); `judges` are the held-out rows of X̂ and X.
+/// Fits `weight` (`[K,N]`, the values of `matrix`); `judges` are the held-out rows.
 pub(super) fn fit(
     matrix: &Matrix<'_>,
     weight: &[f32],
@@ -91,8 +99,9 @@ pub(super) fn fit(
     algorithm: Algorithm,
     centred: bool,
     likeness: Likeness,
+    steps: Steps,
     shared: &mut Shared,
-    judges: &(Vec<f32>, Vec<f32>),
+    judges: &Judges,
 ) -> Outcome {
     let (k, n) = (matrix.k(), matrix.n());
     let plain = |fallback| Outcome {
@@ -108,7 +117,10 @@ pub(super) fn fit(
         return plain(Some("no statistics of its activations"));
     }
     let start = fit_grid(matrix, scheme, Algorithm::Search);
-    let held = judges.0.len() / k.max(1);
+    let held = match judges {
+        Judges::Rows(rewritten, _) => rewritten.len() / k.max(1),
+        Judges::Sums(held) => held.rows(),
+    };
     let few = shared.sums.as_ref().is_some_and(|(train, held)| train.rows() + held.rows() < FEW * k);
     let tried = match likeness {
         Likeness::Rough => FIRM..DAMPINGS.len(),
@@ -122,9 +134,20 @@ pub(super) fn fit(
         let cut = |from: &[f32]| -> Vec<f32> {
             from.chunks_exact(n).flat_map(|row| row[columns.clone()].iter().copied()).collect()
         };
-        let reference = product(&judges.1, &cut(weight), k, width);
+        let own = cut(weight);
+        let reference = match judges {
+            Judges::Rows(_, original) => product(original, &own, k, width),
+            Judges::Sums(_) => Vec::new(),
+        };
         let distance = |values: &[f32], shift: Option<&[f32]>| -> f64 {
-            let products = product(&judges.0, values, k, width);
+            let rewritten = match judges {
+                Judges::Rows(rewritten, _) => rewritten,
+                Judges::Sums(held) => {
+                    let errors: Vec<f32> = values.iter().zip(&own).map(|(new, old)| new - old).collect();
+                    return held.distance(&errors, width, shift);
+                }
+            };
+            let products = product(rewritten, values, k, width);
             let rows = products.chunks_exact(width).zip(reference.chunks_exact(width));
             rows.map(|(row, wanted)| {
                 (0..width)
@@ -135,19 +158,25 @@ pub(super) fn fit(
         };
         let searched = decoded_blocks(&quantize(matrix, scheme, Algorithm::Search), scheme, k, n);
         let base = distance(&cut(&searched.unwrap_or_default()), None);
-        let signal: f64 = reference.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().max(1e-30);
+        let signal = match judges {
+            Judges::Rows(..) => reference.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>(),
+            Judges::Sums(held) => held.distance(&own, width, None),
+        };
+        let signal = signal.max(1e-30);
         shared.make_trials(centred, tried.clone());
-        let own = cut(weight);
         let grid = start.columns(n, columns.clone());
         let trials: Vec<Option<(f64, usize)>> = tried
             .into_par_iter()
             .map(|damping| {
                 let (moments, prepared) = shared.get(centred, damping, 1)?;
-                let aim = target(&own, &moments.square, &moments.drift, (k, width), DAMPINGS[damping]);
+                let aim = steps
+                    .asymmetric
+                    .then(|| target(&own, &moments.square, &moments.drift, (k, width), DAMPINGS[damping]))
+                    .flatten();
                 let aim = aim.as_deref().unwrap_or(&own);
-                let coded = compensate(&own, aim, width, 0..width, &grid, scheme, prepared);
+                let coded = compensate(&own, aim, width, 0..width, &grid, scheme, prepared, steps.codes);
                 let values = coded.values(width, scheme.block);
-                let shift = centred.then(|| shift(&own, &values, moments, width));
+                let shift = (centred && steps.bias).then(|| shift(&own, &values, moments, width));
                 Some((distance(&values, shift.as_deref()), damping))
             })
             .collect();
@@ -169,10 +198,14 @@ pub(super) fn fit(
     let Some((moments, prepared)) = shared.get(centred, chosen, 0) else {
         return plain(Some("its statistics cannot be factored"));
     };
-    let aim = target(weight, &moments.square, &moments.drift, (k, n), DAMPINGS[chosen]);
-    let coded = compensate(weight, aim.as_deref().unwrap_or(weight), n, 0..n, &start, scheme, prepared);
+    let aim = steps
+        .asymmetric
+        .then(|| target(weight, &moments.square, &moments.drift, (k, n), DAMPINGS[chosen]))
+        .flatten();
+    let coded =
+        compensate(weight, aim.as_deref().unwrap_or(weight), n, 0..n, &start, scheme, prepared, steps.codes);
     let values = coded.values(n, scheme.block);
-    let shift = centred.then(|| shift(weight, &values, moments, n));
+    let shift = (centred && steps.bias).then(|| shift(weight, &values, moments, n));
     let quantized = coded.pack(weight, n, scheme);
     Outcome { fitted: Fitted { quantized, shift }, algorithm: "gptq", errors, fallback: None }
 }

@@ -5,6 +5,7 @@
 mod fit;
 mod generate;
 mod influence;
+mod kept;
 mod rows;
 mod table;
 
@@ -21,14 +22,15 @@ use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::{Checked, Model};
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, Quantized, Scheme};
+use crate::quant::{Algorithm, Quantized, Scheme, compensate};
 use crate::sensitivity::{decoded, decoded_blocks};
-use crate::statistics::Sums;
+use crate::statistics::{Parts, Sums};
 
 use rows::Rows;
 
 pub use generate::{PASSES, generate};
 pub use influence::influence;
+pub use kept::from_statistics;
 
 /// One sample in so many is held out, to judge a fit.
 const HOLD_OUT: usize = 8;
@@ -44,6 +46,33 @@ pub enum Likeness {
     Close,
     /// They are made up: a fit holds on to the original weights more firmly.
     Rough,
+}
+
+/// Which parts of the method are used; all of them, but for measuring what each adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steps {
+    /// How codes and scales are found.
+    pub codes: compensate::Steps,
+    /// What reaches a weight is taken from the already rewritten network.
+    pub sequential: bool,
+    /// The target moves, to answer for the difference of the inputs.
+    pub asymmetric: bool,
+    /// The bias takes over what is left of the mean.
+    pub bias: bool,
+    /// Activations are rounded as the deployed kernel rounds them.
+    pub kernel: bool,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self {
+            codes: compensate::Steps::default(),
+            sequential: true,
+            asymmetric: true,
+            bias: true,
+            kernel: true,
+        }
+    }
 }
 
 /// A weight fitted to its activations.
@@ -66,6 +95,8 @@ pub struct Calibrated {
     pub rows: usize,
     /// Samples of which they are.
     pub samples: usize,
+    /// Statistics of the original network, by activation, where they were to be kept.
+    pub kept: BTreeMap<String, Parts>,
 }
 
 /// How one weight was fitted.
@@ -104,6 +135,8 @@ pub fn calibrate(
     plan: &Plan,
     samples: &[Sample],
     likeness: Likeness,
+    steps: Steps,
+    keep: bool,
     output: &str,
     progress: &dyn Progress,
 ) -> Result<Calibrated> {
@@ -113,6 +146,8 @@ pub fn calibrate(
         index: Index::new(model.graph(), model.proto.ir_version()),
         inventory,
         likeness,
+        steps,
+        keep,
         wishes: wishes(plan, inventory),
         masks: samples.iter().map(Sample::mask).collect(),
         held_out: (0..samples.len())
@@ -170,6 +205,8 @@ struct Walk<'a> {
     index: Index<'a>,
     inventory: &'a Inventory,
     likeness: Likeness,
+    steps: Steps,
+    keep: bool,
     wishes: HashMap<usize, Wish>,
     masks: Vec<Option<Vec<bool>>>,
     held_out: Vec<bool>,
@@ -203,6 +240,10 @@ impl Walk<'_> {
         }
         let width = self.site(linears[0])?.k;
         let original = self.rows(linears[0], width, false)?;
+        if self.keep && width <= WIDEST {
+            let parts = self.statistics(&original, &original);
+            self.found.kept.insert(linears[0].input.clone(), parts);
+        }
         let apart = self.pairs.iter().any(|pair| pair.rewritten.is_some());
         let rewritten = if apart { Some(self.rows(linears[0], width, true)?) } else { None };
 
@@ -219,7 +260,9 @@ impl Walk<'_> {
                 continue;
             };
             let mut seen = rewritten.as_ref().unwrap_or(&original).clone();
-            seen.values.par_chunks_mut(width.max(1)).for_each(|row| round_rows(row, width, block));
+            if self.steps.kernel {
+                seen.values.par_chunks_mut(width.max(1)).for_each(|row| round_rows(row, width, block));
+            }
             let wanted =
                 |cut: &Cut| self.scheme(cut).is_some_and(|(_, algorithm)| algorithm.wants_statistics());
             let statistics = if cuts.iter().any(|cut| wanted(cut)) && width <= WIDEST {
@@ -242,7 +285,7 @@ impl Walk<'_> {
     }
 
     /// Sums over the rows that take part, and over those held out.
-    fn statistics(&self, seen: &Rows, original: &Rows) -> (Sums, Sums) {
+    fn statistics(&self, seen: &Rows, original: &Rows) -> Parts {
         let mut parts = (Sums::new(seen.width), Sums::new(seen.width));
         for held_out in [false, true] {
             let chosen = |at: usize| self.held_out.get(at) == Some(&held_out);
@@ -282,7 +325,7 @@ impl Walk<'_> {
         let mut shared = fit::Shared::new(statistics);
         let masks = &self.masks;
         let held = |at: usize| self.held_out.get(at) == Some(&true);
-        let judges = (seen.counted(masks, &held), original.counted(masks, &held));
+        let judges = fit::Judges::Rows(seen.counted(masks, &held), original.counted(masks, &held));
         for cut in cuts {
             let site = self.site(cut)?;
             let Some((scheme, algorithm)) = self.scheme(cut) else { continue };
@@ -291,13 +334,22 @@ impl Walk<'_> {
             let (k, n) = (site.k, site.n);
             let weight = matrix.values();
             let centred = bias(&self.index, site).is_some();
-            let outcome =
-                fit::fit(&matrix, &weight, scheme, algorithm, centred, self.likeness, &mut shared, &judges);
+            let outcome = fit::fit(
+                &matrix,
+                &weight,
+                scheme,
+                algorithm,
+                centred,
+                self.likeness,
+                self.steps,
+                &mut shared,
+                &judges,
+            );
             let back = decoded_blocks(&outcome.fitted.quantized, scheme, k, n)
                 .ok_or_else(|| Error::format("weight", "its codes cannot be read back"))?;
             let products = seen.products(&back, n, outcome.fitted.shift.as_deref());
             let reference = original.products(&weight, n, None);
-            self.hand_on(cut, &reference, Some(&products));
+            self.hand_on(cut, &reference, self.steps.sequential.then_some(&products));
             if let Some(wish) = self.wishes.get(&cut.site) {
                 self.found.layers.push(Layer {
                     decision: wish.decision,

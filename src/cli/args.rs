@@ -123,6 +123,10 @@ pub(super) struct Rewrite {
     /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made
     #[arg(long, value_name = "FILE", help_heading = "Samples")]
     pub calibration: Option<PathBuf>,
+    /// Statistics of the calibration samples: where FILE exists they are used in the place of samples, else they are
+    /// written there
+    #[arg(long, value_name = "FILE", help_heading = "Samples")]
+    pub statistics: Option<PathBuf>,
     #[command(flatten)]
     pub samples: SampleArgs,
     /// Run original and result on the samples

@@ -21,8 +21,13 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
     let mut reads = vec![model.as_path(), Path::new(&args.preset.preset)];
     reads.extend(args.samples.reads().chain(args.calibration.as_deref()));
     reads.extend(args.from_plan.as_deref());
+    let (kept, to_keep): (Vec<&Path>, Vec<&Path>) =
+        args.statistics.as_deref().into_iter().partition(|path| path.exists() && args.calibration.is_none());
+    reads.extend(kept);
     let mut writes: Vec<&Path> = args.gate.report.iter().map(PathBuf::as_path).collect();
     writes.extend(args.output.as_deref().filter(|_| !args.dry_run).into_iter().chain(args.plan.as_deref()));
+    // Statistics that exist are no file to write to by chance: the library says how to go on.
+    writes.extend(to_keep.into_iter().filter(|path| !args.dry_run && (args.force || !path.exists())));
     paths::check(&reads, &writes, args.force)?;
     let (data, calibration) = (args.samples.data.as_deref(), args.calibration.as_deref());
     let options = RewriteOptions {
@@ -30,6 +35,7 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
         plan: args.from_plan.as_deref().map(read_plan).transpose().map_err(Error::of_caller)?,
         data: data.and_then(|path| args.samples.source_of(path, calibration)),
         calibration: calibration.and_then(|path| args.samples.source_of(path, data)),
+        statistics: args.statistics.clone(),
         output_name: args.samples.output_name.clone(),
         validate: match args.validate {
             ValidateWhen::Auto => When::Auto,

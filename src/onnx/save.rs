@@ -262,9 +262,17 @@ pub fn stage_copy(model: &super::Model, target: &Path) -> Result<Staged> {
 /// # Errors
 /// I/O errors; the file exists and `overwrite` is not set.
 pub fn write_text(target: &Path, text: &str, overwrite: bool) -> Result<()> {
+    write_file(target, text.as_bytes(), overwrite)
+}
+
+/// Writes a file through a temporary one.
+///
+/// # Errors
+/// I/O errors; the file exists and `overwrite` is not set.
+pub fn write_file(target: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
     let folder = staging(target)?;
     let file = folder.path().join(target.file_name().unwrap_or_default());
-    std::fs::write(&file, text).map_err(|error| unwritable(&file, &error))?;
+    std::fs::write(&file, bytes).map_err(|error| unwritable(&file, &error))?;
     place(&file, target, overwrite)
 }
 

@@ -1,24 +1,38 @@
 //! Which samples the weights are fitted to, and what came of it.
 
 use std::collections::HashMap;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
 
 use super::judge::provenance;
 use super::{AUTO_BYTES, RewriteOptions, output_of};
-use crate::calibrate::{Calibrated, Fitted, Likeness, PASSES, calibrate, generate};
+use crate::calibrate::{Calibrated, Fitted, Likeness, PASSES, calibrate, from_statistics, generate};
 use crate::data::{self, Samples};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::graph::Inventory;
-use crate::onnx::{Checked, Model};
+use crate::onnx::save::write_file;
+use crate::onnx::{Checked, Model, hex};
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, ScaleStorage};
 use crate::report;
+use crate::statistics::Kept;
+
+/// What a file of statistics says of itself.
+const MODEL: &str = "model_sha256";
+const SOURCE: &str = "source";
+const SAMPLES: &str = "samples";
+const LIKENESS: &str = "likeness";
+const CLOSE: &str = "close";
 
 /// The samples of a run, read once, and the last calibration.
 pub(super) struct Fitting<'a> {
     options: &'a RewriteOptions,
     samples: Option<(Samples, Likeness)>,
     calibrated: Calibrated,
+    /// Statistics of an earlier run, in the place of samples.
+    kept: Option<(Kept, report::StatisticsFile)>,
     /// Why there are no statistics where they were wanted.
     reason: Option<String>,
 }
@@ -33,7 +47,16 @@ impl<'a> Fitting<'a> {
         let samples = options.calibration.as_ref().map(|source| data::load(source, model)).transpose()?;
         // What reaches a linear from padding has no part in statistics.
         let samples = samples.map(|samples| (samples.without_padding(&specs), Likeness::Close));
-        Ok(Self { options, samples, calibrated: Calibrated::default(), reason: None })
+        let existing = options.statistics.as_deref().filter(|path| path.exists());
+        let kept = match existing {
+            Some(path) if options.calibration.is_none() => Some(read_statistics(path, model)?),
+            Some(path) if !options.overwrite => {
+                return Err(Error::caller(path.display().to_string(), "holds statistics already")
+                    .help("leave --calibration out to use them, or --force to replace them"));
+            }
+            _ => None,
+        };
+        Ok(Self { options, samples, calibrated: Calibrated::default(), kept, reason: None })
     }
 
     /// Fits the weights that `plan` wants fitted.
@@ -55,12 +78,24 @@ impl<'a> Fitting<'a> {
         if !wanted {
             return Ok(&self.calibrated.fitted);
         }
+        if let Some((kept, _)) = &self.kept {
+            let likeness = if kept.about.get(LIKENESS).is_some_and(|like| like == CLOSE) {
+                Likeness::Close
+            } else {
+                Likeness::Rough
+            };
+            self.calibrated = from_statistics(model, known, plan, kept, likeness, progress)?;
+            return Ok(&self.calibrated.fitted);
+        }
         if model.size() > AUTO_BYTES && self.options.calibration.is_none() {
             self.reason = Some("the model is larger than 2 GB (--calibration runs it)".to_owned());
             return Ok(&self.calibrated.fitted);
         }
         match self.run(model, known, plan, progress) {
-            Ok(calibrated) => self.calibrated = calibrated,
+            Ok(calibrated) => {
+                self.calibrated = calibrated;
+                self.keep(model)?;
+            }
             Err(error) if error.kind() == Kind::Unsupported => self.reason = Some(error.to_string()),
             Err(error) => return Err(error),
         }
@@ -79,8 +114,46 @@ impl<'a> Fitting<'a> {
             Some(known) => known,
             None => self.made_up(model, known, &output.name, progress)?,
         };
+        let keep = self.keeps();
         let (samples, likeness) = self.samples.insert((samples, likeness));
-        calibrate(model, known, plan, &samples.list, *likeness, &output.name, progress)
+        calibrate(
+            model,
+            known,
+            plan,
+            &samples.list,
+            *likeness,
+            self.options.steps,
+            keep,
+            &output.name,
+            progress,
+        )
+    }
+
+    /// Whether the statistics of this run are kept.
+    fn keeps(&self) -> bool {
+        self.options.statistics.is_some() && self.kept.is_none()
+    }
+
+    /// Writes the statistics of this run down, once.
+    fn keep(&mut self, model: &Model) -> Result<()> {
+        let parts = std::mem::take(&mut self.calibrated.kept);
+        let (Some(path), Some((samples, likeness))) = (&self.options.statistics, &self.samples) else {
+            return Ok(());
+        };
+        if parts.is_empty() || (path.exists() && !self.options.overwrite) {
+            return Ok(());
+        }
+        let source = serde_json::to_string(&provenance(samples)).unwrap_or_default();
+        let likeness = if *likeness == Likeness::Close { CLOSE } else { "rough" };
+        let about = [
+            ("efq_version", env!("CARGO_PKG_VERSION").to_owned()),
+            (MODEL, model.digest()),
+            (SOURCE, source),
+            (SAMPLES, samples.list.len().to_string()),
+            (LIKENESS, likeness.to_owned()),
+        ];
+        let about = about.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        write_file(path, &Kept { about, parts }.to_bytes()?, self.options.overwrite)
     }
 
     /// Texts that the model writes itself if it can, else samples from what it tells of its inputs.
@@ -106,10 +179,14 @@ impl<'a> Fitting<'a> {
 
     /// The same for the report; `None` where no statistics were asked for.
     pub fn report(&self, plan: &Plan) -> Option<report::Fitting> {
-        let data = match (&self.samples, self.options.calibration.is_some()) {
-            (Some((samples, _)), _) => provenance(samples),
-            (None, _) => report::Data::Synthetic { seed: self.options.seed },
-        };
+        let kept = self.kept.as_ref().map(|(kept, _)| &kept.about);
+        let told = |key: &str| kept.and_then(|about| about.get(key)).map_or("", String::as_str);
+        let data = serde_json::from_str(told(SOURCE)).unwrap_or_else(|_| {
+            match (&self.samples, self.options.calibration.is_some()) {
+                (Some((samples, _)), _) => provenance(samples),
+                (None, _) => report::Data::Synthetic { seed: self.options.seed },
+            }
+        });
         let found = &self.calibrated;
         if found.layers.is_empty() && self.reason.is_none() {
             return None;
@@ -126,7 +203,8 @@ impl<'a> Fitting<'a> {
         });
         Some(report::Fitting {
             data,
-            samples: found.samples,
+            statistics: self.kept.as_ref().map(|(_, file)| file.clone()),
+            samples: told(SAMPLES).parse().unwrap_or(found.samples),
             rows: found.rows,
             layers: layers.collect(),
             skipped: self.reason.clone(),
@@ -160,4 +238,21 @@ impl<'a> Fitting<'a> {
     pub fn calibrated(&self) -> &Calibrated {
         &self.calibrated
     }
+}
+
+/// Statistics that an earlier run kept, for `model` only.
+fn read_statistics(path: &Path, model: &Model) -> Result<(Kept, report::StatisticsFile)> {
+    let place = |error: Error| error.within(path.display());
+    let bytes = std::fs::read(path).map_err(|error| Error::io(path, &error))?;
+    let kept = Kept::from_bytes(&bytes).map_err(place)?;
+    let about = |key: &str| kept.about.get(key).cloned().unwrap_or_default();
+    if about(MODEL) != model.digest() {
+        return Err(place(
+            Error::format("statistics", "are of another model")
+                .help("collect them anew: --calibration FILE --statistics NEW_FILE"),
+        ));
+    }
+    let file =
+        report::StatisticsFile { path: path.display().to_string(), sha256: hex(&Sha256::digest(&bytes)) };
+    Ok((kept, file))
 }

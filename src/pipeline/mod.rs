@@ -12,7 +12,7 @@ mod pareto;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use crate::calibrate::Fitted;
+use crate::calibrate::{Fitted, Steps};
 use crate::data::{self, Samples};
 use crate::engine::fusion;
 use crate::error::{Error, Kind, Result};
@@ -70,6 +70,8 @@ pub struct RewriteOptions {
     pub data: Option<data::Source>,
     /// Samples that weights are fitted to; without them synthetic ones are made.
     pub calibration: Option<data::Source>,
+    /// Statistics of the calibration samples: used in their place where the file exists, else written there.
+    pub statistics: Option<PathBuf>,
     /// The output to compare; `None` chooses it.
     pub output_name: Option<String>,
     /// When to run both models. Default: [`When::Auto`].
@@ -84,6 +86,8 @@ pub struct RewriteOptions {
     pub external: bool,
     /// Of synthetic samples. Default: 0.
     pub seed: u64,
+    /// Parts of the fitting to leave out. Default: none.
+    pub steps: Steps,
 }
 
 impl RewriteOptions {
@@ -96,6 +100,7 @@ impl RewriteOptions {
             plan: None,
             data: None,
             calibration: None,
+            statistics: None,
             output_name: None,
             validate: When::Auto,
             repair: true,
@@ -103,6 +108,7 @@ impl RewriteOptions {
             overwrite: false,
             external: false,
             seed: 0,
+            steps: Steps::default(),
         }
     }
 }

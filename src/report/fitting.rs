@@ -12,6 +12,9 @@ use super::{Data, for_terminal};
 pub struct Fitting {
     /// Where the calibration samples came from.
     pub data: Data,
+    /// The file of statistics that took their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<StatisticsFile>,
     /// How many there were.
     pub samples: usize,
     /// Rows of activations (tokens, patches) of which the largest statistics are.
@@ -20,6 +23,15 @@ pub struct Fitting {
     pub layers: Vec<FittedLayer>,
     /// Why there are no statistics; the weights were then fitted to their own values.
     pub skipped: Option<String>,
+}
+
+/// Statistics that an earlier run kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatisticsFile {
+    /// Path as given.
+    pub path: String,
+    /// SHA-256 of the contents.
+    pub sha256: String,
 }
 
 /// How one weight was fitted.
@@ -52,8 +64,11 @@ impl Fitting {
         }
         let fitted = self.layers.iter().filter(|layer| layer.algorithm == "gptq").count();
         let mut out = vec![format!(
-            "{fitted} of {} linear layers fitted to the activations of {from}, {} rows",
+            "{fitted} of {} linear layers fitted to the activations of {from}{}, {} rows",
             self.layers.len(),
+            self.statistics
+                .as_ref()
+                .map_or(String::new(), |kept| format!(" by the statistics in {}", kept.path)),
             self.rows
         )];
         let pairs = self.layers.iter().filter_map(|layer| Some((layer.error_by_search?, layer.error?)));
@@ -88,5 +103,8 @@ pub(super) fn markdown(out: &mut String, fitting: Option<&Fitting>) {
     }
     if let Data::File { sha256, .. } = &fitting.data {
         let _ = writeln!(out, "- SHA-256 of the samples: {sha256}");
+    }
+    if let Some(kept) = &fitting.statistics {
+        let _ = writeln!(out, "- SHA-256 of the statistics: {}", kept.sha256);
     }
 }

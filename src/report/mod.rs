@@ -17,7 +17,7 @@ use crate::role::Role;
 use crate::validate::Verdict;
 
 pub use escape::for_terminal;
-pub use fitting::{FittedLayer, Fitting};
+pub use fitting::{FittedLayer, Fitting, StatisticsFile};
 pub use frontier::{Frontier, FrontierPoint};
 pub use grid::Grid;
 pub use markdown::markdown;

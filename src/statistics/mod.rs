@@ -3,9 +3,13 @@
 //!
 //! X are the rows that reach the layer in the original, X̂ those in the rewritten network.
 
+mod kept;
+
 use rayon::prelude::*;
 
 use crate::linalg;
+
+pub use kept::{Kept, Parts};
 
 /// Rows that are summed on one thread: the order of sums is the same for any number of threads.
 const CHUNK: usize = 1024;
@@ -49,6 +53,11 @@ impl Sums {
         }
     }
 
+    /// Width of the rows, K.
+    pub fn width(&self) -> usize {
+        self.k
+    }
+
     /// Rows that were added.
     pub fn rows(&self) -> usize {
         self.rows
@@ -70,6 +79,31 @@ impl Sums {
             }
         }
         self.rows += t;
+    }
+
+    /// ‖X E + s‖² over the rows X for errors E `[K,n]` and a shift s `[n]`; of one network only, where X̂ is X.
+    pub fn distance(&self, errors: &[f32], n: usize, shift: Option<&[f32]>) -> f64 {
+        let k = self.k;
+        let mut products = vec![0.0; k * n];
+        let mut square = self.square.clone();
+        for i in 0..k {
+            for j in 0..i {
+                square[i * k + j] = square[j * k + i];
+            }
+        }
+        linalg::product(&mut products, &square, errors, (k, k, n), false);
+        let mut total: f64 = products.iter().zip(errors).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+        if let Some(shift) = shift {
+            for (row, sum) in errors.chunks_exact(n.max(1)).zip(&self.original) {
+                total += row
+                    .iter()
+                    .zip(shift)
+                    .map(|(e, s)| 2.0 * sum * f64::from(*e) * f64::from(*s))
+                    .sum::<f64>();
+            }
+            total += self.rows as f64 * shift.iter().map(|s| f64::from(*s).powi(2)).sum::<f64>();
+        }
+        total.max(0.0)
     }
 
     /// Adds the sums of other rows.
@@ -118,6 +152,21 @@ fn column_sums(rows: &[f32], k: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_distance_is_that_of_the_rows() {
+        let rows = [1.0, 2.0, 3.0, 6.0, -1.0, 0.5];
+        let mut sums = Sums::new(2);
+        sums.add(&rows, &rows);
+        let (errors, shift) = ([0.1, -0.2, 0.3, 0.05], [0.5, -0.25]);
+        let expected: f64 = rows
+            .chunks_exact(2)
+            .flat_map(|x| {
+                (0..2).map(|c| f64::from(x[0] * errors[c] + x[1] * errors[2 + c] + shift[c]).powi(2))
+            })
+            .sum();
+        assert!((sums.distance(&errors, 2, Some(&shift)) - expected).abs() < 1e-5);
+    }
 
     #[test]
     fn centred_moments_are_covariances() {

@@ -10,8 +10,8 @@ use crate::quant::rounding::{bound, round};
 /// Rows between two updates of the rows that follow.
 const PANEL: usize = 64;
 
-/// Rounds row by row, and moves the rows that follow so that they make up for the error.
-pub(super) fn codes(strip: &Strip, prepared: &Prepared) -> Vec<f32> {
+/// Rounds row by row and, with `carry`, moves the rows that follow so that they make up for the error.
+pub(super) fn codes(strip: &Strip, prepared: &Prepared, carry: bool) -> Vec<f32> {
     let (k, s) = (strip.k, strip.width);
     let upper = &prepared.upper;
     let mut rest = Vec::with_capacity(k * s);
@@ -37,13 +37,16 @@ pub(super) fn codes(strip: &Strip, prepared: &Prepared) -> Vec<f32> {
                 out[c] = d + zero;
                 error[c] = (values[c] - d * scale) * inverse;
             }
-            for j in i + 1..bottom {
+            for j in if carry { i + 1..bottom } else { 0..0 } {
                 let factor = upper[i * k + j];
                 let values = &mut after[(j - i - 1) * s..(j - i) * s];
                 for c in 0..s {
                     values[c] -= factor * error[c];
                 }
             }
+        }
+        if !carry {
+            continue;
         }
         let rows = bottom - top;
         let part = MatRef::from_row_major_slice(upper, k, k).submatrix(top, bottom, rows, k - bottom);

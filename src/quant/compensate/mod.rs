@@ -36,6 +36,23 @@ const ROUNDS: usize = 3;
 /// A round that lowers the error by a smaller share is the last.
 const LEAST_GAIN: f64 = 1e-3;
 
+/// Which steps are taken; all of them, but for measuring what each adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Steps {
+    /// The error of a row is carried on to the rows after it (GPTQ).
+    pub carry: bool,
+    /// All scales of a column are refitted together.
+    pub refit: bool,
+    /// Coordinate descent over the codes.
+    pub descent: bool,
+}
+
+impl Default for Steps {
+    fn default() -> Self {
+        Self { carry: true, refit: true, descent: true }
+    }
+}
+
 /// Integer codes and their grid, before packing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Coded {
@@ -49,6 +66,7 @@ pub struct Coded {
 /// points of `start`, whose zero points stay. `weight` (`[K,N]`) bounds the scales as the plan was told.
 ///
 /// The result covers `columns` only: `[K,columns]`.
+#[expect(clippy::too_many_arguments, reason = "a weight, what it is fitted to, and how")]
 pub fn compensate(
     weight: &[f32],
     target: &[f32],
@@ -57,6 +75,7 @@ pub fn compensate(
     start: &Grid,
     scheme: Scheme,
     prepared: &Prepared,
+    steps: Steps,
 ) -> Coded {
     let k = prepared.k();
     let levels = Levels::of(scheme);
@@ -66,7 +85,7 @@ pub fn compensate(
         .map(|left| {
             let right = columns.end.min(left + STRIP);
             let mut strip = Strip::new(weight, target, n, left..right, start, scheme, &levels, k);
-            let codes = strip.solve(prepared);
+            let codes = strip.solve(prepared, steps);
             (strip, codes)
         })
         .collect();

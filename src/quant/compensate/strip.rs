@@ -5,7 +5,7 @@ use std::ops::Range;
 use faer::mat::MatRef;
 
 use super::prepared::Prepared;
-use super::{LEAST_GAIN, ROUNDS, descent, gptq, refit};
+use super::{LEAST_GAIN, ROUNDS, Steps, descent, gptq, refit};
 use crate::linalg;
 use crate::quant::grid::Grid;
 use crate::quant::levels::Levels;
@@ -68,22 +68,26 @@ impl Strip {
     }
 
     /// The codes `[K,width]`, with the scales brought to what is stored.
-    pub fn solve(&mut self, prepared: &Prepared) -> Vec<f32> {
-        let mut codes = gptq::codes(self, prepared);
+    pub fn solve(&mut self, prepared: &Prepared, steps: Steps) -> Vec<f32> {
+        let mut codes = gptq::codes(self, prepared, steps.carry);
         let k = self.k;
         let mut aim = vec![0.0; k * self.width];
         let moments = MatRef::from_row_major_slice(&prepared.natural, k, k);
         linalg::add_product(&mut aim, moments, &self.target, self.width, 1.0);
         let mut before = f64::INFINITY;
-        for _ in 0..ROUNDS {
-            refit::scales(self, &codes, &aim, prepared);
+        for _ in 0..if steps.descent { ROUNDS } else { 0 } {
+            if steps.refit {
+                refit::scales(self, &codes, &aim, prepared);
+            }
             let error = descent::sweep(self, &mut codes, prepared);
             if before - error < LEAST_GAIN * before {
                 break;
             }
             before = error;
         }
-        refit::scales(self, &codes, &aim, prepared);
+        if steps.refit {
+            refit::scales(self, &codes, &aim, prepared);
+        }
         codes
     }
 

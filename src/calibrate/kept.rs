@@ -1,0 +1,100 @@
+//! Fitting to statistics that an earlier run kept: no samples, and nothing is run.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::fit::{self, Judges, Shared};
+use super::{Calibrated, Layer, Likeness, Steps, WIDEST};
+use crate::error::Result;
+use crate::graph::{Form, Index, Inventory, Site, Values, WeightUse, bias};
+use crate::onnx::Model;
+use crate::onnx::proto::tensor_proto::DataType;
+use crate::plan::{Encoding, Plan};
+use crate::progress::Progress;
+use crate::statistics::Kept;
+
+/// Fits the weights that `plan` wants fitted to the statistics of the original network.
+///
+/// Each layer is fitted to what reaches it in the original: what the layers before it lose is not made up for.
+///
+/// # Errors
+/// Weights that cannot be read.
+pub fn from_statistics(
+    model: &Model,
+    inventory: &Inventory,
+    plan: &Plan,
+    kept: &Kept,
+    likeness: Likeness,
+    progress: &dyn Progress,
+) -> Result<Calibrated> {
+    let index = Index::new(model.graph(), model.proto.ir_version());
+    let mut by_site = HashMap::new();
+    for (decision, (planned, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
+        for (usage, (planned, known)) in planned.uses.iter().zip(&weight.uses).enumerate() {
+            if let (WeightUse::Site(site), Encoding::Blocks { scheme, algorithm }) = (known, planned.encoding)
+                && algorithm.wants_statistics()
+            {
+                by_site.insert(*site, (decision, usage, scheme, algorithm));
+            }
+        }
+    }
+    let mut groups: BTreeMap<&str, Vec<(usize, &Site)>> = BTreeMap::new();
+    for (number, site) in inventory.sites.iter().enumerate() {
+        let usable = site.form != Form::Gather && site.operand.delivered == DataType::Float;
+        if usable && by_site.contains_key(&number) {
+            groups.entry(activation(model, site)).or_default().push((number, site));
+        }
+    }
+    progress.stage("fitting", by_site.len() as u64);
+    let mut found = Calibrated::default();
+    let mut layers = BTreeMap::new();
+    for (name, sites) in groups {
+        let parts = kept.parts.get(name).filter(|(sums, _)| {
+            sites.first().is_some_and(|(_, site)| site.k == sums.width()) && sums.width() <= WIDEST
+        });
+        found.rows = found.rows.max(parts.map_or(0, |parts| parts.0.rows()));
+        let mut shared = Shared::new(parts.cloned());
+        let judges = match parts {
+            Some((_, held)) => Judges::Sums(held.clone()),
+            None => Judges::Rows(Vec::new(), Vec::new()),
+        };
+        for (number, site) in sites {
+            let Some(&(decision, usage, scheme, algorithm)) = by_site.get(&number) else { continue };
+            let values = Values::of(model, site)?;
+            let matrix = values.matrix()?;
+            let weight = matrix.values();
+            let centred = bias(&index, site).is_some();
+            let outcome = fit::fit(
+                &matrix,
+                &weight,
+                scheme,
+                algorithm,
+                centred,
+                likeness,
+                Steps::default(),
+                &mut shared,
+                &judges,
+            );
+            layers.insert(
+                number,
+                Layer {
+                    decision,
+                    algorithm: outcome.algorithm,
+                    errors: outcome.errors,
+                    fallback: outcome.fallback,
+                },
+            );
+            if outcome.algorithm != "search" || outcome.fitted.shift.is_some() {
+                found.fitted.insert((decision, usage), outcome.fitted);
+            }
+            progress.advance(1);
+        }
+    }
+    found.layers = layers.into_values().collect();
+    Ok(found)
+}
+
+/// Name of the activation that a linear multiplies.
+fn activation<'a>(model: &'a Model, site: &Site) -> &'a str {
+    let node = model.graph().node.get(site.at.node);
+    node.and_then(|node| node.input.get(1 - site.at.input.min(1))).map_or("", String::as_str)
+}
