@@ -48,6 +48,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         },
         ..RewriteOptions::new(model, settings)
     };
-    rewrite(&options, &Silent)?;
+    let done = rewrite(&options, &Silent)?;
+    println!("{}", done.report.json());
     Ok(())
 }

@@ -20,6 +20,8 @@ pub struct Overrides {
     pub embeddings: Option<Store>,
     /// How the head is stored, whatever the preset keeps.
     pub head: Option<Store>,
+    /// How weights are stored that no fused product takes.
+    pub unfused: Option<Store>,
     /// Tensors or nodes that stay as they are: globs over names, or roles.
     pub keep: Vec<String>,
     /// `PATTERN=int4|int8|float`: a glob over names, or a role.
@@ -55,6 +57,8 @@ pub struct Settings {
     pub embeddings: Store,
     /// How the head is stored.
     pub head: Store,
+    /// How weights are stored that no fused product takes: as they are, or small ([`Store::Int8`]).
+    pub unfused: Store,
     /// What the result may cost.
     pub target: Target,
     /// What the plan is made for, beside the rules.
@@ -253,6 +257,7 @@ impl Settings {
             algorithm,
             embeddings: overrides.embeddings.unwrap_or(preset.embeddings),
             head: overrides.head.unwrap_or(preset.head),
+            unfused: overrides.unfused.unwrap_or(preset.unfused),
             target,
             budget: overrides.budget,
         })

@@ -176,7 +176,7 @@ pub(super) fn fit(
                 let aim = aim.as_deref().unwrap_or(&own);
                 let coded = compensate(&own, aim, width, 0..width, &grid, scheme, prepared, steps.codes);
                 let values = coded.values(width, scheme.block);
-                let shift = (centred && steps.bias).then(|| shift(&own, &values, moments, width));
+                let shift = centred.then(|| shift(&own, &values, moments, width));
                 Some((distance(&values, shift.as_deref()), damping))
             })
             .collect();
@@ -205,7 +205,7 @@ pub(super) fn fit(
     let coded =
         compensate(weight, aim.as_deref().unwrap_or(weight), n, 0..n, &start, scheme, prepared, steps.codes);
     let values = coded.values(n, scheme.block);
-    let shift = (centred && steps.bias).then(|| shift(weight, &values, moments, n));
+    let shift = centred.then(|| shift(weight, &values, moments, n));
     let quantized = coded.pack(weight, n, scheme);
     Outcome { fitted: Fitted { quantized, shift }, algorithm: "gptq", errors, fallback: None }
 }

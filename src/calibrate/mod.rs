@@ -333,7 +333,8 @@ impl Walk<'_> {
             let matrix = values.matrix()?;
             let (k, n) = (site.k, site.n);
             let weight = matrix.values();
-            let centred = bias(&self.index, site).is_some();
+            // Moments about the mean are right only where the bias takes the mean over.
+            let centred = self.steps.bias && bias(&self.index, site).is_some();
             let outcome = fit::fit(
                 &matrix,
                 &weight,

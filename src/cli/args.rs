@@ -328,12 +328,23 @@ pub(super) struct WeightArgs {
     /// How the head is stored, whatever the preset keeps
     #[arg(long, value_enum)]
     pub head: Option<StoreArg>,
+    /// How weights are stored that no fused product takes, such as convolutions and biases: they run as float
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub unfused: Option<UnfusedArg>,
     /// Keep these in full precision: a role, or a glob over tensor and node names; may be repeated
     #[arg(long, value_name = "PATTERN")]
     pub keep: Vec<String>,
     /// Store these so: PATTERN=int4|int8|float; may be repeated, the first that matches wins
     #[arg(long, value_name = "PATTERN=HOW")]
     pub tensor: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum UnfusedArg {
+    /// As they are
+    Keep,
+    /// INT8, vectors float16; ONNX Runtime makes floats of them at load
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -463,6 +474,10 @@ impl WeightArgs {
             }),
             embeddings: self.embeddings.and_then(StoreArg::store),
             head: self.head.and_then(StoreArg::store),
+            unfused: self.unfused.map(|how| match how {
+                UnfusedArg::Keep => Store::Float,
+                UnfusedArg::Int8 => Store::Int8,
+            }),
             budget,
             lifted,
             keep: self.keep.clone(),

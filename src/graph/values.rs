@@ -25,18 +25,6 @@ impl Values {
     pub fn of(model: &Model, site: &Site) -> Result<Self> {
         let tensor = stored(model, site.operand.origin)
             .ok_or_else(|| Error::format("site", "its weight is not in the model"))?;
-        let element = match site.operand.stored {
-            DataType::Float => Element::F32,
-            DataType::Float16 => Element::F16,
-            DataType::Bfloat16 => Element::BF16,
-            DataType::Double => Element::F64,
-            other => {
-                return Err(Error::unsupported(
-                    tensor::subject(tensor),
-                    format!("{} weights are not quantized", tensor::type_name(other)),
-                ));
-            }
-        };
         let strides = &site.operand.strides;
         let layout = Layout {
             offset: 0,
@@ -48,6 +36,31 @@ impl Values {
         let factor = match site.form {
             Form::Gemm { alpha, .. } => alpha,
             _ => 1.0,
+        };
+        Self::view(tensor, layout, factor)
+    }
+
+    /// The stored tensor of `origin` as dense rows `[rows,columns]`.
+    ///
+    /// # Errors
+    /// [`crate::error::Kind::Format`] when there is none or its payload cannot be read.
+    pub fn rows(model: &Model, origin: Origin, (rows, columns): (usize, usize)) -> Result<Self> {
+        let tensor = stored(model, origin).ok_or_else(|| Error::format("tensor", "is not in the model"))?;
+        Self::view(tensor, Layout { offset: 0, k: rows, n: columns, k_stride: columns, n_stride: 1 }, 1.0)
+    }
+
+    fn view(tensor: &TensorProto, layout: Layout, factor: f32) -> Result<Self> {
+        let element = match tensor::data_type(tensor).unwrap_or(DataType::Undefined) {
+            DataType::Float => Element::F32,
+            DataType::Float16 => Element::F16,
+            DataType::Bfloat16 => Element::BF16,
+            DataType::Double => Element::F64,
+            other => {
+                return Err(Error::unsupported(
+                    tensor::subject(tensor),
+                    format!("{} weights are not quantized", tensor::type_name(other)),
+                ));
+            }
         };
         Ok(Self { bytes: tensor::payload(tensor)?, element, layout, factor })
     }

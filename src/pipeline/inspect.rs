@@ -36,7 +36,7 @@ pub fn inspect(path: &Path, settings: &Settings) -> Result<Inspection> {
                 }),
                 "",
             ),
-            encoding: distinct(decision.uses.iter().map(|usage| usage.encoding.name()), "float"),
+            encoding: distinct(decision.encodings(), "float"),
             reason: distinct(decision.uses.iter().map(|usage| usage.reason.clone()), "nothing uses it"),
             bytes_after: decision.bytes_after,
         })

@@ -187,7 +187,7 @@ fn tensors(plan: &Plan, errors: &[(usize, usize, WeightError)]) -> Vec<Tensor> {
             data_type: decision.data_type.clone(),
             bytes_before: decision.bytes_before,
             bytes_after: decision.bytes_after,
-            encoding: distinct(decision.uses.iter().map(|usage| usage.encoding.name()), "float"),
+            encoding: distinct(decision.encodings(), "float"),
             reason: distinct(decision.uses.iter().map(|usage| usage.reason.clone()), "nothing uses it"),
             sqnr_db: error.map(|error| error.sqnr_db()).filter(|db| db.is_finite()),
             relative_error: error.map(|error| error.relative()).filter(|error| error.is_finite()),

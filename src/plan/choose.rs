@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Decision, Encoding, Plan, SCHEMA, UsePlan};
+use super::{Decision, Encoding, Plan, SCHEMA, Stored, UsePlan};
 use crate::error::{Error, Result};
-use crate::graph::{Form, Inventory, Site, Weight, WeightUse, subject};
+use crate::graph::{Form, Inventory, Origin, Site, Values, Weight, WeightUse, subject};
+use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::{Model, tensor};
 use crate::preset::{Store, nearest};
 use crate::quant::{Bits, PackedRows, Scheme};
@@ -14,6 +15,9 @@ use crate::settings::{Rule, Settings};
 
 /// The largest block of a 4-bit table.
 const TABLE_BLOCK: usize = 128;
+
+/// A vector below this many bytes is not worth a node.
+const LEAST_STORED: u64 = 512;
 
 /// Bytes that the nodes and names of an encoded weight take in the file, about.
 fn overhead(encoding: Encoding) -> u64 {
@@ -105,9 +109,60 @@ impl Chooser<'_> {
             bytes_before: weight.bytes,
             bytes_after: weight.bytes,
             uses,
+            stored: None,
         };
         stay_when_not_smaller(&mut decision);
+        self.store_small(weight, &mut decision)?;
         Ok(decision)
+    }
+
+    /// A tensor that no site takes may be stored small, where a rule or the settings want it.
+    fn store_small(&self, weight: &Weight, decision: &mut Decision) -> Result<()> {
+        let whole = |usage: &WeightUse| matches!(usage, WeightUse::Other { operator, .. } if operator != "graph output");
+        let name = weight.name.as_str();
+        let input = self.model.graph().input.iter().any(|value| value.name() == name);
+        let usable = matches!(weight.origin, Origin::Initializer(_))
+            && weight.data_type == DataType::Float
+            && !weight.uses.is_empty()
+            && weight.uses.iter().all(whole)
+            && !input;
+        let vector = weight.dims.iter().filter(|size| **size > 1).count() < 2;
+        let matched = weight.uses.iter().find_map(|usage| match usage {
+            WeightUse::Other { operator, .. } => self
+                .settings
+                .rules
+                .iter()
+                .find(|rule| rule.selector.matches(weight.role, operator, &[name, ""])),
+            WeightUse::Site(_) => None,
+        });
+        let (store, origin) = match matched {
+            Some(rule) => (rule.store, rule.origin.clone()),
+            None => (self.settings.unfused, self.settings.preset.clone()),
+        };
+        if store == Store::Float || !usable {
+            return Ok(());
+        }
+        let how = if vector { Stored::Float16 } else { Stored::Int8 };
+        let (rows, columns) = super::stored_matrix(&weight.dims, weight.role);
+        let values = Values::rows(self.model, weight.origin, (rows, columns))?;
+        let largest =
+            values.matrix()?.values().iter().fold(0.0f32, |most, value| {
+                if value.is_nan() { f32::INFINITY } else { most.max(value.abs()) }
+            });
+        let holds = match how {
+            Stored::Float16 => largest <= f32::from(half::f16::MAX),
+            Stored::Int8 => largest.is_finite(),
+        };
+        let after = how.bytes(&weight.dims, weight.role) + if vector { 128 } else { 256 };
+        if !holds || weight.bytes < LEAST_STORED || after >= weight.bytes {
+            return Ok(());
+        }
+        decision.stored = Some(how);
+        for usage in &mut decision.uses {
+            usage.reason = format!("{origin}: stored small, runs as float");
+        }
+        decision.recount();
+        Ok(())
     }
 
     fn site(&mut self, weight: &Weight, site: &Site, role: Role) -> Result<UsePlan> {

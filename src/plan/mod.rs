@@ -6,6 +6,7 @@
 mod budget;
 mod choose;
 mod repair;
+mod stored;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,7 @@ use crate::sensitivity::Candidate;
 pub use budget::{Choice, Limit, totals, within};
 pub use choose::{choose, tied_bytes};
 pub use repair::{Step, next_step, raise_to};
+pub use stored::{Stored, matrix as stored_matrix};
 
 /// Version of the plan's format; raised when a reader of the old one would be misled.
 pub const SCHEMA: u32 = 1;
@@ -56,6 +58,9 @@ pub struct Decision {
     pub bytes_after: u64,
     /// One per use; empty for a tensor that nothing uses.
     pub uses: Vec<UsePlan>,
+    /// How the tensor itself is stored where no use takes it in quantized form; absent: as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<Stored>,
 }
 
 /// What is done for one use of a tensor.
@@ -169,12 +174,20 @@ impl Decision {
 
     /// Whether the original tensor stays in the file.
     pub fn keeps_original(&self) -> bool {
-        self.uses.iter().any(|usage| usage.encoding == Encoding::Float)
+        self.stored.is_none() && self.uses.iter().any(|usage| usage.encoding == Encoding::Float)
     }
 
-    /// Whether any use is encoded.
+    /// Whether the tensor or any use of it is encoded.
     pub fn is_encoded(&self) -> bool {
-        self.uses.iter().any(|usage| usage.encoding != Encoding::Float)
+        self.stored.is_some() || self.uses.iter().any(|usage| usage.encoding != Encoding::Float)
+    }
+
+    /// How it is stored for each use, in the words of reports.
+    pub fn encodings(&self) -> impl Iterator<Item = String> {
+        self.uses.iter().map(|usage| match (usage.encoding, self.stored) {
+            (Encoding::Float, Some(stored)) => stored.name().to_owned(),
+            (encoding, _) => encoding.name(),
+        })
     }
 
     /// Recomputes [`Decision::bytes_after`] from the uses.
@@ -184,7 +197,12 @@ impl Decision {
             .iter()
             .filter_map(|usage| usage.matrix.and_then(|(k, n)| usage.encoding.bytes(k, n)))
             .sum();
-        self.bytes_after = encoded + if self.keeps_original() { self.bytes_before } else { 0 };
+        self.bytes_after = encoded
+            + match self.stored {
+                Some(stored) => stored.bytes(&self.shape, self.role),
+                None if self.keeps_original() => self.bytes_before,
+                None => 0,
+            };
     }
 }
 

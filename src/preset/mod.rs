@@ -63,6 +63,10 @@ pub struct Preset {
     /// How the head is stored if `keep` does not name it: [`Store::Float`] (`keep`), [`Store::Int8`] or
     /// [`Store::Int4`], the default.
     pub head: Store,
+    /// How weights are stored that no fused product takes (convolutions, recurrent and expert weights, added
+    /// tables, vectors): [`Store::Float`] (`keep`), the default, or [`Store::Int8`], which ONNX Runtime turns into
+    /// floats at load; vectors then become float16.
+    pub unfused: Store,
     /// What stays in full precision; nothing by default.
     pub keep: Vec<Keep>,
     /// Exceptions, the first that applies wins, over `keep` too; none by default.

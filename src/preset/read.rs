@@ -13,7 +13,7 @@ pub(super) const BYTES: usize = 1 << 20;
 /// Rules of a preset.
 const RULES: usize = 1000;
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "name",
     "description",
     "accuracy_target",
@@ -26,6 +26,7 @@ const KEYS: [&str; 14] = [
     "scales",
     "embeddings",
     "head",
+    "unfused",
     "keep",
     "rules",
 ];
@@ -80,6 +81,7 @@ fn preset(root: &Node, origin: Origin) -> Result<Preset, Fault> {
         scales: fields.read("scales", Field::choice)?.unwrap_or(Scales::Fp16),
         embeddings: fields.read("embeddings", kept_or_stored)?.unwrap_or(Store::Int8),
         head: fields.read("head", kept_or_stored)?.unwrap_or(Store::Int4),
+        unfused: fields.read("unfused", kept_or_int8)?.unwrap_or(Store::Float),
         keep: fields.read("keep", |field| field.list()?.map(keep).collect())?.unwrap_or_default(),
         rules: fields.read("rules", rules)?.unwrap_or_default(),
     })
@@ -101,6 +103,10 @@ fn percentile(field: Field<'_>) -> Result<f32, Fault> {
 
 fn kept_or_stored(field: Field<'_>) -> Result<Store, Fault> {
     field.among(&[("keep", Store::Float), ("int8", Store::Int8), ("int4", Store::Int4)])
+}
+
+fn kept_or_int8(field: Field<'_>) -> Result<Store, Fault> {
+    field.among(&[("keep", Store::Float), ("int8", Store::Int8)])
 }
 
 fn keep(field: Field<'_>) -> Result<Keep, Fault> {

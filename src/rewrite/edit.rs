@@ -15,6 +15,10 @@ pub(super) struct Edit<'m> {
     names: HashSet<String>,
     /// By stem, the number that the next name of it gets.
     numbers: HashMap<String, usize>,
+    first: Vec<NodeProto>,
+    removed: HashSet<String>,
+    /// Vectors that the plan stores as float16: so do those that take their places.
+    pub(super) halved: HashSet<String>,
     before: BTreeMap<usize, Vec<NodeProto>>,
     replaced: HashMap<usize, Vec<NodeProto>>,
     lazy: HashMap<String, LazyPart>,
@@ -30,6 +34,9 @@ impl<'m> Edit<'m> {
             proto: model.proto.clone(),
             names: names(&model.proto),
             numbers: HashMap::new(),
+            first: Vec::new(),
+            removed: HashSet::new(),
+            halved: HashSet::new(),
             before: BTreeMap::new(),
             replaced: HashMap::new(),
             lazy: HashMap::new(),
@@ -56,6 +63,16 @@ impl<'m> Edit<'m> {
     /// Puts `node` before the node at `at`, after those put there earlier.
     pub(super) fn insert_before(&mut self, at: usize, node: NodeProto) {
         self.before.entry(at).or_default().push(node);
+    }
+
+    /// Puts `node` before all nodes, after those put there earlier.
+    pub(super) fn put_first(&mut self, node: NodeProto) {
+        self.first.push(node);
+    }
+
+    /// Takes the initializer `name` out.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.removed.insert(name.to_owned());
     }
 
     /// Puts `nodes` in the place of the node at `at`.
@@ -87,6 +104,8 @@ impl<'m> Edit<'m> {
     pub(super) fn finish(mut self) -> Draft<'m> {
         if let Some(graph) = &mut self.proto.graph {
             let nodes = std::mem::take(&mut graph.node);
+            graph.initializer.retain(|tensor| !self.removed.contains(tensor.name()));
+            graph.node = self.first;
             graph.node.reserve(nodes.len() + self.before.len());
             for (at, node) in nodes.into_iter().enumerate() {
                 graph.node.extend(self.before.remove(&at).unwrap_or_default());

@@ -8,10 +8,10 @@
 //! subtracted with its sign turned, which is the same sum bit for bit.
 
 use super::edit::Edit;
-use super::{code_type, scale_type};
+use super::{code_type, scale_type, stored};
 use crate::calibrate::Fitted;
 use crate::error::{Error, Result};
-use crate::graph::{Form, Index, Site, Values, operand, rank, stored};
+use crate::graph::{self, Form, Index, Site, Values, operand, rank};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, tensor};
 use crate::quant::{Algorithm, ScaleStorage, Scheme, quantize};
@@ -123,7 +123,7 @@ fn matmul(
             let mut first = edit.node(at).cloned().unwrap_or_default();
             first.output = vec![product.clone()];
             first.name = Some(edit.name(&format!("{output}_MatMul")));
-            let subtract = subtraction(edit, site, output, &product, &zeros, original.name());
+            let subtract = subtraction(edit, site, output, &product, (&zeros, ""), original.name());
             edit.replace(at, vec![first, subtract]);
         }
         Some((place, add)) if node::is(add, "Add") => {
@@ -134,11 +134,11 @@ fn matmul(
             vector.iter_mut().zip(shift.unwrap_or_default()).for_each(|(value, shift)| *value += shift);
             if hidden {
                 vector.iter_mut().for_each(|value| *value = -*value);
-                let subtract = subtraction(edit, site, sum, output, &vector, add.name());
+                let subtract = subtraction(edit, site, sum, output, (&vector, &bias), add.name());
                 edit.replace(place, vec![subtract]);
             } else if shift.is_some() {
                 let corrected = edit.name(&format!("{bias}_corrected"));
-                edit.add(float_tensor(&corrected, &[site.n], &vector, site.operand.delivered));
+                replace_vector(edit, &corrected, &vector, &bias, site.operand.delivered);
                 let slots = edit.node(place).map(|add| &mut add.input);
                 for slot in slots.into_iter().flatten().filter(|slot| **slot == bias) {
                     slot.clone_from(&corrected);
@@ -150,19 +150,31 @@ fn matmul(
     Ok(())
 }
 
-/// `output = product - vector`.
+/// `output = product - vector`, which stands for the bias `of`.
 fn subtraction(
     edit: &mut Edit<'_>,
     site: &Site,
     output: &str,
     product: &str,
-    vector: &[f32],
+    (vector, of): (&[f32], &str),
     name: &str,
 ) -> NodeProto {
     let subtrahend = edit.name(&format!("{output}_subtrahend"));
-    edit.add(float_tensor(&subtrahend, &[site.n], vector, site.operand.delivered));
+    replace_vector(edit, &subtrahend, vector, of, site.operand.delivered);
     let name = if name.is_empty() { edit.name(&format!("{output}_Sub")) } else { name.to_owned() };
     node::build("Sub", &name, &[product, &subtrahend], &[output], vec![])
+}
+
+/// Adds the vector `name` in the place of `of`, as small as that is stored.
+fn replace_vector(edit: &mut Edit<'_>, name: &str, values: &[f32], of: &str, kind: DataType) {
+    let half = float_tensor(name, &[values.len()], values, DataType::Float16);
+    let holds = values.iter().all(|value| value.abs() <= f32::from(half::f16::MAX));
+    match half.raw_data {
+        Some(half) if holds && kind == DataType::Float && edit.halved.contains(of) => {
+            stored::halved(edit, name, &[values.len()], half.to_vec());
+        }
+        _ => edit.add(float_tensor(name, &[values.len()], values, kind)),
+    }
 }
 
 /// The only node that takes `value`, if nothing else does.
@@ -223,13 +235,14 @@ fn gemm(
     let mut nodes = vec![node::build("MatMul", &name, &[&activation, &weight], &[&product], vec![])];
     match (subtrahend, bias) {
         (Some(vector), _) => {
-            nodes.push(subtraction(edit, site, &output, &product, &vector, original.name()));
+            let of = bias.map_or("", String::as_str);
+            nodes.push(subtraction(edit, site, &output, &product, (&vector, of), original.name()));
         }
         // A computed or two-dimensional C stays an addition, kept apart from the product.
         (None, bias) => {
             let apart = edit.name(&format!("{output}_apart"));
             let zeros = vec![0.0; site.n];
-            nodes.push(subtraction(edit, site, &apart, &product, &zeros, ""));
+            nodes.push(subtraction(edit, site, &apart, &product, (&zeros, ""), ""));
             let mut addend = bias.cloned().unwrap_or_default();
             if beta != 1.0 {
                 let factor = edit.name(&format!("{output}_beta"));
@@ -255,7 +268,7 @@ fn vector(
     (factor, rank): (f32, usize),
 ) -> Result<Option<Vec<f32>>> {
     let Some(found) = operand(&edit.index, bias) else { return Ok(None) };
-    let Some(tensor) = stored(edit.model, found.origin) else { return Ok(None) };
+    let Some(tensor) = graph::stored(edit.model, found.origin) else { return Ok(None) };
     let width = found.dims.last().copied().unwrap_or(1);
     if found.dims.iter().rev().skip(1).any(|dim| *dim != 1) || !(width == 1 || width == site.n) {
         return Ok(None);

@@ -9,6 +9,7 @@ mod edit;
 mod gather;
 mod linear;
 mod packed;
+mod stored;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,7 +20,7 @@ use crate::graph::{Form, Inventory, Site, WeightUse, sweep};
 use crate::onnx::proto::{StringStringEntryProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Draft, Model};
 use crate::opset;
-use crate::plan::{Encoding, Plan, UsePlan};
+use crate::plan::{Encoding, Plan, Stored, UsePlan};
 use crate::quant::{CodeKind, ScaleStorage, WeightError};
 
 use edit::Edit;
@@ -73,6 +74,8 @@ pub fn rewrite<'m>(
     }
     let errors = Errors::default();
     let mut edit = Edit::new(model, errors.clone());
+    let halved = plan.decisions.iter().filter(|decision| decision.stored == Some(Stored::Float16));
+    edit.halved = halved.map(|decision| decision.tensor.clone()).collect();
     for (at, (decision, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
         let same = decision.tensor == weight.name
             && decision.shape == weight.dims
@@ -80,6 +83,13 @@ pub fn rewrite<'m>(
             && decision.uses.len() == weight.uses.len();
         if !same {
             return Err(misfit(&format!("'{}' is not the same there", decision.tensor)));
+        }
+        if let Some(how) = decision.stored {
+            if weight.uses.iter().any(|usage| matches!(usage, WeightUse::Site(_))) {
+                return Err(misfit(&format!("'{}' is not stored so", decision.tensor)));
+            }
+            stored::encode(&mut edit, decision, how, weight.origin, at)?;
+            continue;
         }
         for (number, (usage, found)) in decision.uses.iter().zip(&weight.uses).enumerate() {
             let site = match found {

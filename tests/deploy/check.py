@@ -404,6 +404,9 @@ def check_fusion(tally, subject, fusion, model, optimized):
     tally.check(subject, "fused as reported", fused == fusion["fused"], f"{fused}, reported {fusion['fused']}")
     left, known = sum(map(is_blocked, nodes_of(optimized.graph))), len(fusion["unfused"])
     tally.check(subject, "unfused as reported", left <= known, f"{left}, reported {known}")
+    constants = {tensor.name for tensor in optimized.graph.initializer}
+    casts = sum(node.op_type == "Cast" and node.input[0] in constants for node in optimized.graph.node)
+    tally.check(subject, "stored tensors folded at load", casts == 0, f"{casts} casts of constants are left")
 
 
 def nodes_of(graph):

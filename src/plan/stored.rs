@@ -1,0 +1,61 @@
+//! Tensors that no fused product takes: stored small, computed once when a session is created.
+//!
+//! ONNX Runtime folds `Mul(Cast(int8), scale)` and `Cast(float16)` of constants into the float32 tensor at load, so
+//! they run at full speed, in the memory of floats.
+
+use serde::{Deserialize, Serialize};
+
+use crate::role::Role;
+
+/// How such a tensor is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stored {
+    /// INT8 with a float32 scale for every row of [`matrix`].
+    Int8,
+    /// float16.
+    Float16,
+}
+
+impl Stored {
+    /// Payload bytes of a tensor of these sizes.
+    pub fn bytes(self, dims: &[usize], role: Role) -> u64 {
+        let (rows, columns) = matrix(dims, role);
+        (match self {
+            Stored::Int8 => rows * columns + 4 * rows,
+            Stored::Float16 => 2 * rows * columns,
+        }) as u64
+    }
+
+    /// In the words of reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Stored::Int8 => "int8, runs as float",
+            Stored::Float16 => "float16, runs as float",
+        }
+    }
+}
+
+/// The tensor as rows that have a scale each: all of a convolution's values for one channel, else along the last axis.
+pub fn matrix(dims: &[usize], role: Role) -> (usize, usize) {
+    let axes = match role {
+        Role::Convolution => 1,
+        _ => dims.len().saturating_sub(1),
+    };
+    let (rows, columns) = dims.split_at(axes.min(dims.len()));
+    (rows.iter().product(), columns.iter().product())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_channels_or_all_but_the_last_axis() {
+        assert_eq!(matrix(&[64, 3, 7, 7], Role::Convolution), (64, 147));
+        assert_eq!(matrix(&[2, 256, 64], Role::Recurrent), (512, 64));
+        assert_eq!(matrix(&[1, 17, 128], Role::PositionEmbeddings), (17, 128));
+        assert_eq!(matrix(&[128], Role::Bias), (1, 128));
+        assert_eq!(Stored::Int8.bytes(&[64, 3, 7, 7], Role::Convolution), 64 * 147 + 256);
+    }
+}
