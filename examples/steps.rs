@@ -6,7 +6,7 @@ use std::{env, error::Error, path::PathBuf, process::ExitCode};
 use efq::calibrate::Steps;
 use efq::data::Source;
 use efq::pipeline::{RewriteOptions, When, rewrite};
-use efq::preset::{BlockSize, Preset};
+use efq::preset::{AlgorithmName, BlockSize, Preset};
 use efq::progress::Silent;
 use efq::quant::compensate;
 use efq::settings::{Overrides, Settings};
@@ -32,8 +32,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         return Err(format!("step '{unknown}' is none of {}", known.join(", ")).into());
     }
     let preset = Preset::builtin("high_accuracy").ok_or("no such preset")?;
-    let settings =
-        Settings::new(&preset, &Overrides { block_size: Some(BlockSize::B32), ..Overrides::default() })?;
+    let settings = Settings::new(&preset, &overrides)?;
     let options = RewriteOptions {
         output: Some(PathBuf::from(out)),
         calibration: Some(Source::new(PathBuf::from(calibration))),
