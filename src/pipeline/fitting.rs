@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::judge::provenance;
-use super::{AUTO_BYTES, RewriteOptions, output_of};
+use super::{RewriteOptions, memory, output_of};
 use crate::calibrate::{Calibrated, Fitted, Likeness, PASSES, calibrate, generate};
 use crate::data::{self, Samples};
 use crate::error::{Kind, Result};
@@ -55,9 +55,12 @@ impl<'a> Fitting<'a> {
         if !wanted {
             return Ok(&self.calibrated.fitted);
         }
-        if model.size() > AUTO_BYTES && self.options.calibration.is_none() {
-            self.reason = Some("the model is larger than 2 GB (--calibration runs it)".to_owned());
-            return Ok(&self.calibrated.fitted);
+        if self.options.calibration.is_none() {
+            self.reason =
+                memory::too_large(model, known, &[], memory::DEFAULT_LIMIT, "--calibration runs them");
+            if self.reason.is_some() {
+                return Ok(&self.calibrated.fitted);
+            }
         }
         match self.run(model, known, plan, progress) {
             Ok(calibrated) => self.calibrated = calibrated,
