@@ -1,20 +1,40 @@
-//! Model → what the runtime can run: 4-bit and blocked weights decoded to float32, the measured output alone,
-//! and the int8 step of the fused kernels where it is asked for.
+//! Model → what the runtime can run: 4-bit and blocked weights decoded to float32, functions inlined, sparse
+//! tensors made dense, half precision made float32, the measured output alone, and the int8 step of the fused
+//! kernels where it is asked for.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Variant, activation, fusion};
+use super::{Variant, activation, densify, fusion, refuse, stages, widen};
 use crate::error::{Error, Result};
 use crate::graph::{Index, sweep};
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType};
-use crate::onnx::{Checked, Model, node, node_subject, tensor};
+use crate::onnx::{Checked, Model, inline, node, node_subject, tensor};
 use crate::quant::{CodeKind, decode};
 
 /// The model that computes `output` and nothing else.
 ///
 /// # Errors
-/// [`crate::error::Kind::Unsupported`] for quantized weights of a form that is not decoded here.
+/// As [`lower_whole`].
 pub(super) fn lower(model: &Checked<Model>, output: &str, variant: Variant) -> Result<ModelProto> {
+    let mut proto = decoded(model, output, variant)?;
+    keep_needed(&mut proto);
+    plain(&mut proto)?;
+    Ok(proto)
+}
+
+/// The same with every node, also those that `output` does not need.
+///
+/// # Errors
+/// [`crate::error::Kind::Unsupported`] for quantized weights of a form that is not decoded here, and for what
+/// the runtime does not know or computes wrongly.
+pub(super) fn lower_whole(model: &Checked<Model>, output: &str) -> Result<ModelProto> {
+    let mut proto = decoded(model, output, Variant::WeightsOnly)?;
+    plain(&mut proto)?;
+    Ok(proto)
+}
+
+/// `model` with `output` as its only one, its weights decoded, and the int8 steps of `variant`.
+fn decoded(model: &Checked<Model>, output: &str, variant: Variant) -> Result<ModelProto> {
     let index = Index::new(model.graph(), model.proto.ir_version());
     let mut decoded: HashMap<usize, TensorProto> = HashMap::new();
     for (at, node) in model.graph().node.iter().enumerate() {
@@ -55,6 +75,40 @@ pub(super) fn lower(model: &Checked<Model>, output: &str, variant: Variant) -> R
     proto.metadata_props.clear();
     sweep(&mut proto);
     Ok(proto)
+}
+
+/// What the runtime knows in the place of what it does not.
+fn plain(proto: &mut ModelProto) -> Result<()> {
+    inline(proto)?;
+    if let Some(graph) = &mut proto.graph {
+        densify::densify(graph)?;
+    }
+    widen::widen(proto)?;
+    refuse::refuse(proto)
+}
+
+/// Removes what the outputs do not depend on.
+fn keep_needed(proto: &mut ModelProto) {
+    let Some(graph) = &mut proto.graph else { return };
+    let producer: HashMap<&str, usize> = graph
+        .node
+        .iter()
+        .enumerate()
+        .flat_map(|(at, node)| node.output.iter().map(move |name| (name.as_str(), at)))
+        .collect();
+    let mut keep = vec![false; graph.node.len()];
+    let mut waiting: Vec<String> = graph.output.iter().map(|output| output.name().to_owned()).collect();
+    while let Some(name) = waiting.pop() {
+        if let Some(at) = producer.get(name.as_str())
+            && let (Some(flag), Some(node)) = (keep.get_mut(*at), graph.node.get(*at))
+            && !std::mem::replace(flag, true)
+        {
+            waiting.extend(stages::taken(node));
+        }
+    }
+    let mut flags = keep.into_iter();
+    graph.node.retain(|_| flags.next().unwrap_or(true));
+    sweep(proto);
 }
 
 /// The value of a DequantizeLinear over constants that the runtime cannot compute; `None` for one it can.

@@ -2,9 +2,12 @@
 //!
 //! tract knows no INT4 and no blocks: weights are decoded before the hand-over, under the names that the
 //! dequantized values have in the graph, so that original and rewritten model have one topology and get the
-//! same optimizations. The deployed variant adds what ONNX Runtime's fused kernels do to activations.
+//! same optimizations. Functions are inlined, sparse tensors made dense, half precision made float32; what is
+//! left that tract does not know, or computes wrongly, is refused by name. The deployed variant adds what ONNX Runtime's fused kernels do to activations.
 
 mod activation;
+mod cumsum;
+mod densify;
 mod fusion;
 mod glue;
 mod lower;
@@ -12,6 +15,7 @@ mod refuse;
 mod runtime;
 mod stages;
 mod value;
+mod widen;
 
 pub use activation::round_rows;
 pub use fusion::{Fusion, fusion};

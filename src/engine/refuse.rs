@@ -1,15 +1,15 @@
 //! What the runtime would compute wrongly without a word, or cannot run at all: refused by name beforehand.
 
 use crate::error::{Error, Result};
-use crate::onnx::proto::{GraphProto, NodeProto};
-use crate::onnx::{Checked, Model, node, node_subject, walk};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
+use crate::onnx::{node, node_subject, walk};
 
 /// A condition under which an operator comes out wrong.
 type Wrong = (&'static str, fn(&NodeProto) -> bool, &'static str);
 
 /// Measured against ONNX's own node tests with tract 0.23.9.
 const WRONG: &[Wrong] = &[
-    ("Attention", |_| true, "masks and windows of Attention"),
+    ("Attention", |node| !is_plain_attention(node), "Attention with a mask, a window or a causal cache"),
     ("LSTM", |node| text(node, "direction") == Some(b"reverse"), "LSTM with direction=reverse"),
     ("GRU", |node| text(node, "direction") == Some(b"reverse"), "GRU with direction=reverse"),
     ("RNN", |node| text(node, "direction") == Some(b"reverse"), "RNN with direction=reverse"),
@@ -19,24 +19,27 @@ const WRONG: &[Wrong] = &[
     ("Loop", |_| true, "Loop"),
 ];
 
-/// Refuses what must not be run.
+/// What of Attention comes out right.
+const PLAIN_ATTENTION: &[&str] = &["is_causal", "kv_num_heads", "q_num_heads", "scale", "softmax_precision"];
+
+/// No mask, for a row that is masked wholly comes out wrong, and no past keys under a causal mask.
+fn is_plain_attention(node: &NodeProto) -> bool {
+    let has = |at: usize| node.input.get(at).is_some_and(|name| !name.is_empty());
+    let causal = node::int(node, "is_causal", 0) != 0;
+    !has(3)
+        && !(causal && (has(4) || has(5)))
+        && !has(6)
+        && node.attribute.iter().all(|attribute| PLAIN_ATTENTION.contains(&attribute.name()))
+}
+
+/// Refuses what must not be run, in a model that is lowered otherwise.
 ///
 /// # Errors
 /// [`crate::error::Kind::Unsupported`] naming the node and what stands against it.
-pub(super) fn refuse(model: &Checked<Model>) -> Result<()> {
-    if let Some(function) = model.proto.functions.first() {
-        let name = format!("function '{}.{}'", function.domain(), function.name());
-        return Err(Error::unsupported(name, "the runtime does not know model-local functions"));
-    }
+pub(super) fn refuse(model: &ModelProto) -> Result<()> {
+    let Some(main) = &model.graph else { return Ok(()) };
     let mut found = None;
     let mut visit = |graph: &GraphProto| {
-        if let Some(sparse) = graph.sparse_initializer.first() {
-            let name = sparse.values.as_ref().map_or("", |values| values.name());
-            found.get_or_insert((
-                format!("tensor '{name}'"),
-                "the runtime does not know sparse tensors".to_owned(),
-            ));
-        }
         for node in &graph.node {
             let operator = if node.domain().is_empty() {
                 node.op_type().to_owned()
@@ -55,8 +58,8 @@ pub(super) fn refuse(model: &Checked<Model>) -> Result<()> {
             }
         }
     };
-    visit(model.graph());
-    walk::bodies(&model.graph().node, &mut visit);
+    visit(main);
+    walk::bodies(&main.node, &mut visit);
     match found {
         None => Ok(()),
         Some((subject, what)) => Err(Error::unsupported(subject, what)),

@@ -8,7 +8,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::internal::{InferenceFact, InferenceModelExt, ToDim};
 
-use super::{Variant, activation, lower, refuse};
+use super::{Variant, activation, cumsum, lower};
 use crate::data::{Array, Sample};
 use crate::error::{Error, Kind, Result, one_line};
 use crate::onnx::proto::{ModelProto, tensor_proto::DataType};
@@ -39,7 +39,6 @@ impl Runner {
     /// # Errors
     /// [`crate::error::Kind::Unsupported`] when the runtime cannot run the graph, or would run it wrongly.
     pub fn new(model: &Checked<Model>, output: &str, variant: Variant) -> Result<Self> {
-        refuse::refuse(model)?;
         let lowered = lower::lower(model, output, variant)?;
         let model = guarded("reading the graph", || parse(&lowered))?;
         let inputs = model.inputs.iter().map(|outlet| model.node(outlet.node).name.clone()).collect();
@@ -124,6 +123,7 @@ pub(super) fn parse(lowered: &ModelProto) -> TractResult<InferenceModel> {
     let proto = tract_onnx::pb::ModelProto::decode(lowered.encode_to_vec().as_slice())?;
     let mut reader = tract_onnx::onnx().with_ignore_value_info(true);
     reader.op_register.insert(activation::OPERATOR, activation::build);
+    reader.op_register.insert("CumSum", cumsum::build);
     let parsed = reader.parse(&proto, None)?;
     anyhow_if(!parsed.unresolved_inputs.is_empty(), || {
         format!("unresolved values: {}", parsed.unresolved_inputs.join(", "))
@@ -138,9 +138,9 @@ fn has_label(model: &InferenceModel, node: usize, name: &str) -> bool {
 fn datum_type(data_type: DataType) -> TractResult<DatumType> {
     use DataType as D;
     Ok(match data_type {
-        D::Float => f32::datum_type(),
+        // Lowered graphs have no half precision.
+        D::Float | D::Float16 | D::Bfloat16 => f32::datum_type(),
         D::Double => f64::datum_type(),
-        D::Float16 => f16::datum_type(),
         D::Int64 => i64::datum_type(),
         D::Int32 => i32::datum_type(),
         D::Int16 => i16::datum_type(),
@@ -154,6 +154,15 @@ fn datum_type(data_type: DataType) -> TractResult<DatumType> {
 }
 
 pub(super) fn to_tensor(array: &Array) -> TractResult<Tensor> {
+    let wide = |from: fn([u8; 2]) -> f32| -> TractResult<Tensor> {
+        let values: Vec<f32> = array.bytes.as_chunks::<2>().0.iter().map(|bytes| from(*bytes)).collect();
+        Tensor::from_shape(&array.shape, &values)
+    };
+    match array.data_type {
+        DataType::Float16 => return wide(|bytes| half::f16::from_le_bytes(bytes).to_f32()),
+        DataType::Bfloat16 => return wide(|bytes| half::bf16::from_le_bytes(bytes).to_f32()),
+        _ => {}
+    }
     // SAFETY: every bit pattern is a value of the numeric types above, bool arrays hold 0 and 1 only (data/
     // converts them), and the call checks that the length fits the shape.
     unsafe { Tensor::from_raw_dt(datum_type(array.data_type)?, &array.shape, &array.bytes) }

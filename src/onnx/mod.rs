@@ -7,6 +7,7 @@
 mod check;
 mod encode;
 mod external;
+mod inline;
 mod load;
 mod model;
 pub mod node;
@@ -19,6 +20,7 @@ mod wire;
 pub use check::{check, node_subject};
 pub use encode::LazyPart;
 pub(crate) use external::map_file;
+pub use inline::inline;
 pub use load::{find, load, load_bytes};
 pub use model::{Checked, Model, hex, opset_version};
 pub use save::{Draft, Layout, Produce, SaveOptions, Saved, Staged, check_target};

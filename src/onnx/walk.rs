@@ -15,6 +15,11 @@ pub fn graphs_of(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
     node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
 }
 
+/// The same graphs in the same order, to be changed.
+pub fn graphs_of_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphProto> {
+    node.attribute.iter_mut().flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
+}
+
 /// Calls `visit` with every tensor of the model: initializers, sparse ones' values and indices, and those in
 /// attributes, in bodies and functions too.
 pub fn tensors_mut<E>(

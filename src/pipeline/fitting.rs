@@ -6,7 +6,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::judge::provenance;
-use super::{AUTO_BYTES, RewriteOptions, output_of};
+use super::{RewriteOptions, memory, output_of};
 use crate::calibrate::{Calibrated, Fitted, Likeness, PASSES, calibrate, from_statistics, generate};
 use crate::data::{self, Samples};
 use crate::error::{Error, Kind, Result};
@@ -87,9 +87,12 @@ impl<'a> Fitting<'a> {
             self.calibrated = from_statistics(model, known, plan, kept, likeness, progress)?;
             return Ok(&self.calibrated.fitted);
         }
-        if model.size() > AUTO_BYTES && self.options.calibration.is_none() {
-            self.reason = Some("the model is larger than 2 GB (--calibration runs it)".to_owned());
-            return Ok(&self.calibrated.fitted);
+        if self.options.calibration.is_none() {
+            self.reason =
+                memory::too_large(model, known, &[], memory::DEFAULT_LIMIT, "--calibration runs them");
+            if self.reason.is_some() {
+                return Ok(&self.calibrated.fitted);
+            }
         }
         match self.run(model, known, plan, progress) {
             Ok(calibrated) => {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{AUTO_BYTES, RewriteOptions, When, output_of, samples_for};
+use super::{RewriteOptions, When, memory, output_of, samples_for};
 use crate::data::{self, InputSpec, Label, Sample, Samples};
 use crate::engine::{Output, Runner, Variant, fusion};
 use crate::error::{Error, Kind, Result};
@@ -149,8 +149,10 @@ impl<'a> Judge<'a> {
         match self.options.validate {
             When::Never => return skipped("--validate never"),
             // `efq validate`, which has no output, is asked for nothing else than running them.
-            When::Auto if self.model.size() > AUTO_BYTES && self.options.output.is_some() => {
-                return skipped("the model is larger than 2 GB (--validate always runs it)");
+            When::Auto if self.options.output.is_some() => {
+                if let Some(reason) = self.too_large(memory::DEFAULT_LIMIT) {
+                    return skipped(&reason);
+                }
             }
             _ => {}
         }
@@ -160,6 +162,13 @@ impl<'a> Judge<'a> {
             }
             other => other,
         }
+    }
+
+    /// Why both models are not run within `limit` bytes.
+    fn too_large(&self, limit: u64) -> Option<String> {
+        let prepared = self.ready.as_ref().map(|ready| &ready.samples);
+        let samples = prepared.or(self.given.as_ref()).map_or(&[][..], |samples| &samples.list);
+        memory::too_large(self.model, self.known, samples, limit, "--validate always runs them")
     }
 
     fn measure(&mut self, rewritten: &Checked<Model>, progress: &dyn Progress) -> Result<Judged> {

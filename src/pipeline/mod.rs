@@ -5,6 +5,7 @@ mod budget;
 mod fitting;
 mod inspect;
 mod judge;
+mod memory;
 mod mend;
 mod notes;
 mod pareto;
@@ -36,8 +37,6 @@ use judge::Judge;
 
 /// Samples that are made up where the user gives none.
 const SYNTHETIC: usize = 32;
-/// Above this many bytes, `--validate auto` does not run a model.
-const AUTO_BYTES: u64 = 2_000_000_000;
 
 /// Rounds in which a plan is made for a target of loss, and the share of it that is near enough.
 const LOSS_ROUNDS: usize = 4;
