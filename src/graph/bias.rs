@@ -18,6 +18,7 @@ pub struct Bias {
 
 /// The constant vector that is added to the product of `site` and to nothing else, if there is one.
 pub fn bias(index: &Index<'_>, site: &Site) -> Option<Bias> {
+    let index = &index.of(site.at.node);
     let node = index.node(site.at.node)?;
     let vector = |operand: &Operand, rank: usize| {
         let width = operand.dims.last().copied().unwrap_or(1);

@@ -16,10 +16,10 @@ mod sweep;
 mod values;
 
 pub use bias::{Bias, bias};
-pub use index::{Index, Use};
+pub use index::{Index, Path, Use};
 pub use operand::{Operand, Origin, operand};
 pub use output::{Measured, measured_output};
 pub use rank::rank;
-pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory, subject};
+pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory};
 pub use sweep::sweep;
 pub use values::{Values, stored};

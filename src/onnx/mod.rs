@@ -20,6 +20,6 @@ pub use check::{check, node_subject};
 pub use encode::LazyPart;
 pub(crate) use external::map_file;
 pub use load::{find, load, load_bytes};
-pub use model::{Checked, Model, hex, opset_version};
+pub use model::{Checked, EMPTY_GRAPH, Model, hex, opset_version};
 pub use save::{Draft, Layout, Produce, SaveOptions, Saved, Staged, check_target};
 pub use wire::UnknownField;

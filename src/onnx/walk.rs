@@ -12,7 +12,27 @@ pub fn bodies<'a>(nodes: &'a [NodeProto], visit: &mut dyn FnMut(&'a GraphProto))
 
 /// The graphs in the attributes of one node.
 pub fn graphs_of(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+    named_graphs_of(node).map(|(_, graph)| graph)
+}
+
+/// The same, with the name of the attribute of each.
+pub fn named_graphs_of(node: &NodeProto) -> impl Iterator<Item = (&str, &GraphProto)> {
+    node.attribute.iter().flat_map(|attribute| {
+        attribute.g.iter().chain(&attribute.graphs).map(|graph| (attribute.name(), graph))
+    })
+}
+
+/// The same graphs in the same order, to be changed.
+pub fn graphs_of_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphProto> {
+    node.attribute.iter_mut().flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
+}
+
+/// Calls `visit` with the initializers of `graph`, then with those of its bodies.
+pub fn initializers_mut(graph: &mut GraphProto, visit: &mut dyn FnMut(&mut TensorProto)) {
+    graph.initializer.iter_mut().for_each(&mut *visit);
+    for body in graph.node.iter_mut().flat_map(graphs_of_mut) {
+        initializers_mut(body, visit);
+    }
 }
 
 /// Calls `visit` with every tensor of the model: initializers, sparse ones' values and indices, and those in

@@ -71,6 +71,7 @@ fn dequantize(
     let errors = edit.errors.clone();
     let fitted = fitted.map(|fitted| fitted.quantized.clone());
     edit.promise(
+        site.at.node,
         parts,
         Box::new(move || {
             let made = match &fitted {
@@ -111,8 +112,9 @@ fn matmul(
 ) -> Result<()> {
     let at = site.at.node;
     let output = original.output.first().map_or("", String::as_str);
-    let next = sole_consumer(&edit.index, output);
-    let matrix = original.input.first().is_some_and(|input| rank(&edit.index, input, 32) == Some(2));
+    let index = edit.index(at);
+    let next = sole_consumer(&index, output);
+    let matrix = original.input.first().is_some_and(|input| rank(&index, input, 32) == Some(2));
     if let Some(slot) = edit.node(at).and_then(|node| node.input.get_mut(site.at.input)) {
         *slot = weight;
     }
@@ -129,7 +131,7 @@ fn matmul(
         Some((place, add)) if node::is(add, "Add") => {
             let sum = add.output.first().map_or("", String::as_str);
             let bias = add.input.iter().find(|name| *name != output).cloned().unwrap_or_default();
-            let hidden = sole_consumer(&edit.index, sum).is_some_and(|(_, next)| hides(next));
+            let hidden = sole_consumer(&index, sum).is_some_and(|(_, next)| hides(next));
             let Some(mut vector) = vector(edit, site, &bias, (1.0, 1))? else { return Ok(()) };
             vector.iter_mut().zip(shift.unwrap_or_default()).for_each(|(value, shift)| *value += shift);
             if hidden {
@@ -138,7 +140,7 @@ fn matmul(
                 edit.replace(place, vec![subtract]);
             } else if shift.is_some() {
                 let corrected = edit.name(&format!("{bias}_corrected"));
-                edit.add(float_tensor(&corrected, &[site.n], &vector, site.operand.delivered));
+                edit.add(site.at.node, float_tensor(&corrected, &[site.n], &vector, site.operand.delivered));
                 let slots = edit.node(place).map(|add| &mut add.input);
                 for slot in slots.into_iter().flatten().filter(|slot| **slot == bias) {
                     slot.clone_from(&corrected);
@@ -160,7 +162,7 @@ fn subtraction(
     name: &str,
 ) -> NodeProto {
     let subtrahend = edit.name(&format!("{output}_subtrahend"));
-    edit.add(float_tensor(&subtrahend, &[site.n], vector, site.operand.delivered));
+    edit.add(site.at.node, float_tensor(&subtrahend, &[site.n], vector, site.operand.delivered));
     let name = if name.is_empty() { edit.name(&format!("{output}_Sub")) } else { name.to_owned() };
     node::build("Sub", &name, &[product, &subtrahend], &[output], vec![])
 }
@@ -178,8 +180,9 @@ fn sole_consumer<'g>(index: &Index<'g>, value: &str) -> Option<(usize, &'g NodeP
 /// Whether the node adds anything but a constant vector to the product: of matrices, that becomes a Gemm.
 fn takes_no_vector(edit: &Edit<'_>, site: &Site, product: &str, node: &NodeProto) -> bool {
     let other = node.input.iter().find(|name| *name != product);
-    let vector =
-        other.and_then(|name| operand(&edit.index, name)).is_some_and(|found| found.dims == [site.n]);
+    let vector = other
+        .and_then(|name| operand(&edit.index(site.at.node), name))
+        .is_some_and(|found| found.dims == [site.n]);
     node::is(node, "Add") && !vector
 }
 
@@ -202,7 +205,7 @@ fn gemm(
     let output = original.output.first().cloned().unwrap_or_default();
     let bias = original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0);
     let subtrahend = match bias {
-        None if sole_consumer(&edit.index, &output)
+        None if sole_consumer(&edit.index(site.at.node), &output)
             .is_some_and(|(_, next)| hides(next) || takes_no_vector(edit, site, &output, next)) =>
         {
             Some(vec![0.0; site.n])
@@ -235,7 +238,7 @@ fn gemm(
                 let factor = edit.name(&format!("{output}_beta"));
                 let scaled = edit.name(&format!("{output}_scaled_bias"));
                 let name = edit.name(&format!("{output}_Mul"));
-                edit.add(float_tensor(&factor, &[], &[beta], site.operand.delivered));
+                edit.add(site.at.node, float_tensor(&factor, &[], &[beta], site.operand.delivered));
                 nodes.push(node::build("Mul", &name, &[&addend, &factor], &[&scaled], vec![]));
                 addend = scaled;
             }
@@ -254,8 +257,8 @@ fn vector(
     bias: &str,
     (factor, rank): (f32, usize),
 ) -> Result<Option<Vec<f32>>> {
-    let Some(found) = operand(&edit.index, bias) else { return Ok(None) };
-    let Some(tensor) = stored(edit.model, found.origin) else { return Ok(None) };
+    let Some(found) = operand(&edit.index(site.at.node), bias) else { return Ok(None) };
+    let Some(tensor) = stored(edit.model, &found) else { return Ok(None) };
     let width = found.dims.last().copied().unwrap_or(1);
     if found.dims.iter().rev().skip(1).any(|dim| *dim != 1) || !(width == 1 || width == site.n) {
         return Ok(None);
