@@ -240,3 +240,136 @@ fn weights_are_found_at_any_depth() {
             .all(|body| stored(body).iter().all(|name| !name.starts_with("own") || name.contains("_")))
     );
 }
+
+fn einsum(equation: &str, x: &[&str], w: &[usize], y: &[&str]) -> Net {
+    let equation = efq::onnx::proto::AttributeProto {
+        name: Some("equation".into()),
+        r#type: Some(efq::onnx::proto::attribute_proto::AttributeType::String as i32),
+        s: Some(equation.as_bytes().to_vec().into()),
+        ..Default::default()
+    };
+    Net::new()
+        .input("x", DataType::Float, x)
+        .output("y", DataType::Float, y)
+        .floats("w", w, &noise(w.iter().product(), 5))
+        .node("Einsum", "sum", &["x", "w"], &["y"], vec![equation])
+}
+
+fn run_on(model: &Checked<Model>, shape: &[usize]) -> Vec<f32> {
+    let values = noise(shape.iter().product(), 7);
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let x = Array { data_type: DataType::Float, shape: shape.to_vec(), bytes: bytes.into() };
+    let runner = Runner::new(model, "y", Variant::WeightsOnly).unwrap();
+    runner.run(&Sample { inputs: [("x".to_owned(), x)].into(), label: Label::None }).unwrap().values
+}
+
+fn apart(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let error: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    (error / a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>()).sqrt()
+}
+
+#[test]
+fn an_einsum_that_is_a_layer_becomes_one() {
+    let cases: [(Net, &[usize], &[&str]); 4] = [
+        (einsum("abc,cd->abd", &["n", "s", "64"], &[64, 40], &["n", "s", "40"]), &[2, 3, 64], &["MatMul"]),
+        (
+            einsum("bsd,dhk->bshk", &["n", "s", "64"], &[64, 4, 10], &["n", "s", "4", "10"]),
+            &[2, 3, 64],
+            &["MatMul", "Reshape"],
+        ),
+        (
+            einsum("bshk,hkd->bsd", &["n", "s", "4", "16"], &[4, 16, 40], &["n", "s", "40"]),
+            &[2, 3, 4, 16],
+            &["Reshape", "MatMul"],
+        ),
+        (einsum("ab,cb->ac", &["n", "64"], &[40, 64], &["n", "40"]), &[3, 64], &["MatMul"]),
+    ];
+    for (net, shape, wanted) in cases {
+        let (_folder, model) = rewritten(&net, &["--algorithm", "search"]);
+        let mut found: Vec<&str> = model.graph().node.iter().map(|node| node.op_type()).collect();
+        found.retain(|op| !["Cast", "DequantizeLinear"].contains(op));
+        assert_eq!(found, wanted);
+        assert_eq!(fusion(&model).fused.len(), 1);
+        let original = efq::onnx::load_bytes(net.bytes().into()).unwrap();
+        let error = apart(&run_on(&original, shape), &run_on(&model, shape));
+        assert!(error > 1e-3 && error < 0.2, "{wanted:?}: {error}");
+    }
+}
+
+#[test]
+fn an_einsum_that_is_none_is_left_alone_with_the_reason() {
+    let net = einsum("abc,bcd->abd", &["n", "4", "64"], &[4, 64, 40], &["n", "4", "40"]);
+    let folder = Folder::new();
+    net.save(&folder.join("m.onnx"));
+    let report = folder.efq(&["inspect", "m.onnx", "--format", "json"]);
+    let why = "an Einsum that is no plain linear layer: its axes are not those of a product of matrices";
+    let report: Value = serde_json::from_str(done(&report)).unwrap();
+    assert_eq!(report["tensors"][0]["reason"], why);
+}
+
+/// `y = outer(x, w)` twice, where outer calls inner, which holds a weight of its own or not.
+fn with_functions(inner_weight: bool) -> Net {
+    use efq::onnx::proto::{FunctionProto, OperatorSetIdProto};
+    let import =
+        |domain: &str, version| OperatorSetIdProto { domain: Some(domain.into()), version: Some(version) };
+    let call = |name: &str, inputs: &[&str], output: &str| {
+        let mut node = node::build(name, name, inputs, &[output], vec![]);
+        node.domain = Some("local".into());
+        node
+    };
+    let function = |name: &str, inputs: &[&str], nodes: Vec<NodeProto>| FunctionProto {
+        name: Some(name.into()),
+        domain: Some("local".into()),
+        input: inputs.iter().map(|name| (*name).to_owned()).collect(),
+        output: vec!["r".into()],
+        node: nodes,
+        opset_import: vec![import("", 17), import("local", 1)],
+        ..Default::default()
+    };
+    let mut inner = vec![matmul("product", "x", if inner_weight { "own" } else { "w" }, "r")];
+    if inner_weight {
+        inner.insert(0, constant("own", floats("", 6)));
+    }
+    let outer = vec![call("Inner", &["x", "w"], "t"), node::build("Tanh", "", &["t"], &["r"], vec![])];
+    let other = vec![node::build("Relu", "", &["x"], &["r"], vec![])];
+    Net::new()
+        .input("x", DataType::Float, &["rows", "64"])
+        .output("y", DataType::Float, &["rows", "64"])
+        .tensor(floats("w", 1))
+        .tensor(floats("v", 2))
+        .with(|graph| {
+            graph.node.push(call("Outer", &["x", "w"], "a"));
+            graph.node.push(call("Other", &["a"], "b"));
+            graph.node.push(call("Outer", &["b", "v"], "y"));
+        })
+        .with_model(|model| {
+            model.opset_import.push(import("local", 1));
+            model.functions = vec![
+                function("Inner", &["x", "w"], inner),
+                function("Outer", &["x", "w"], outer),
+                function("Other", &["x"], other),
+            ];
+        })
+}
+
+#[test]
+fn functions_that_receive_weights_are_written_out_and_others_stay() {
+    let (_folder, model) = rewritten(&with_functions(false), &["--algorithm", "search"]);
+    assert_eq!(fusion(&model).fused.len(), 2);
+    let kept: Vec<&str> = model.proto.functions.iter().map(|function| function.name()).collect();
+    assert_eq!(kept, ["Other"]);
+    assert_eq!(model.proto.functions[0].opset_import[0].version, Some(21));
+    let values: Vec<&str> =
+        model.graph().node.iter().flat_map(|node| &node.output).map(String::as_str).collect();
+    assert!(values.contains(&"y") && values.contains(&"a"), "{values:?}");
+}
+
+/// A function that is called twice and holds a weight would hold it twice.
+#[test]
+fn functions_whose_weights_would_be_copied_stay() {
+    let folder = Folder::new();
+    with_functions(true).save(&folder.join("m.onnx"));
+    let run = folder.efq(&["rewrite", "m.onnx", "-p", "high_compression", "--dry-run"]);
+    assert!(run.err.contains("nothing to rewrite"), "{run:?}");
+}

@@ -6,6 +6,7 @@
 //! with all its uses: sites, and the others with the reason why they stay.
 
 mod bias;
+mod einsum;
 mod index;
 mod operand;
 mod output;

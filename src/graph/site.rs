@@ -20,6 +20,15 @@ pub enum Form {
     MatMul,
     /// `Y = alpha · X · W + beta · C` (transB already resolved into the view of W).
     Gemm { alpha: f32, beta: f32 },
+    /// An Einsum that is `Y = X · W` on the last axes of X.
+    Einsum {
+        /// Axes of X before those.
+        lead: usize,
+        /// Sizes of the axes of X that are summed over: they make K.
+        summed: Vec<usize>,
+        /// Sizes of the last axes of Y: they make N.
+        made: Vec<usize>,
+    },
     /// Rows of the table W, by axis 0.
     Gather,
 }
@@ -208,13 +217,18 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
     if !node::is_default_domain(node) {
         return Candidate::None;
     }
-    let (input, form) = match node.op_type() {
+    let (input, mut form) = match node.op_type() {
         "MatMul" => (1, Form::MatMul),
         "Gemm" => {
             let (alpha, beta) = (node::float(node, "alpha", 1.0), node::float(node, "beta", 1.0));
             (1, Form::Gemm { alpha, beta })
         }
         "Gather" => (0, Form::Gather),
+        "Einsum" if node.input.len() == 2 => {
+            let first = node.input.first().is_some_and(|name| operand(index, name).is_some());
+            // What it sums over is told below.
+            (usize::from(!first), Form::MatMul)
+        }
         _ => return Candidate::None,
     };
     let Some(mut weight) = node.input.get(input).and_then(|name| operand(index, name)) else {
@@ -231,6 +245,12 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
     }
     if !matches!(weight.delivered, DataType::Float | DataType::Float16) {
         return refused("INT4 stands for float32 and float16 only");
+    }
+    if node.op_type() == "Einsum" {
+        match super::einsum::layer(node, input, &weight) {
+            Ok(found) => (form, weight) = found,
+            Err(why) => return Candidate::Obstacle(input, why),
+        }
     }
     if weight.dims.len() != 2 {
         return refused(&format!("{} dimensions: only matrices are encoded", weight.dims.len()));

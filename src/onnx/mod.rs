@@ -7,6 +7,7 @@
 mod check;
 mod encode;
 mod external;
+mod inline;
 mod load;
 mod model;
 pub mod node;

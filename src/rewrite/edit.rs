@@ -32,7 +32,7 @@ impl<'m> Edit<'m> {
             index: Index::new(model.graph(), model.proto.ir_version()),
             errors,
             proto: model.proto.clone(),
-            names: names(&model.proto),
+            names: walk::names(&model.proto),
             numbers: HashMap::new(),
             before: HashMap::new(),
             replaced: HashMap::new(),
@@ -130,33 +130,4 @@ impl<'m> Edit<'m> {
             }
         }
     }
-}
-
-/// Every name of a value or node in the model, in bodies and functions too.
-fn names(model: &ModelProto) -> HashSet<String> {
-    let mut found = HashSet::new();
-    let mut of_nodes = |nodes: &[NodeProto]| {
-        for node in nodes {
-            found.extend(node.input.iter().chain(&node.output).cloned());
-            found.extend(node.name.clone());
-        }
-    };
-    let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
-    if let Some(graph) = &model.graph {
-        walk::bodies(&graph.node, &mut |body| graphs.push(body));
-    }
-    for function in &model.functions {
-        of_nodes(&function.node);
-        walk::bodies(&function.node, &mut |body| graphs.push(body));
-    }
-    for graph in &graphs {
-        of_nodes(&graph.node);
-    }
-    for graph in graphs {
-        found.extend(graph.initializer.iter().map(|tensor| tensor.name().to_owned()));
-        found.extend(graph.input.iter().chain(&graph.output).map(|value| value.name().to_owned()));
-        let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
-        found.extend(sparse.map(|values| values.name().to_owned()));
-    }
-    found
 }

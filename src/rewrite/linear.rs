@@ -39,7 +39,15 @@ pub(super) fn encode(
     let original = edit.node(site.at.node).cloned().unwrap_or_default();
     match site.form {
         Form::Gemm { beta, .. } => gemm(edit, site, &original, dequantized, beta, shift.as_deref()),
-        _ => matmul(edit, site, &original, dequantized, shift.as_deref()),
+        Form::Einsum { lead, .. } => einsum(edit, site, &original, dequantized, lead),
+        _ => {
+            if let Some(slot) = edit.node(site.at.node).and_then(|node| node.input.get_mut(site.at.input)) {
+                *slot = dequantized;
+            }
+            let input = original.input.first().map_or("", String::as_str);
+            let matrix = rank(&edit.index(site.at.node), input, 32) == Some(2);
+            matmul(edit, site, &original, matrix, shift.as_deref())
+        }
     }
 }
 
@@ -102,22 +110,65 @@ fn dequantize(
     Ok(result)
 }
 
-/// Puts the weight into the MatMul, and keeps what follows from hiding the product.
+/// Replaces an Einsum by the product of its operands as matrices.
+fn einsum(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, lead: usize) -> Result<()> {
+    let Form::Einsum { summed, made, .. } = &site.form else { return Ok(()) };
+    let at = site.at.node;
+    let output = original.output.first().cloned().unwrap_or_default();
+    let mut activation = original.input.get(1 - site.at.input.min(1)).cloned().unwrap_or_default();
+    if summed.len() > 1 {
+        let rows = edit.name(&format!("{output}_rows"));
+        let reshape = reshape(edit, at, &activation, &rows, lead, &[site.k]);
+        edit.insert_before(at, reshape);
+        activation = rows;
+    }
+    if made.len() > 1 {
+        let product = edit.name(&format!("{output}_product"));
+        let name = edit.name(&format!("{output}_MatMul"));
+        let matmul = node::build("MatMul", &name, &[&activation, &weight], &[&product], vec![]);
+        let reshape =
+            NodeProto { name: original.name.clone(), ..reshape(edit, at, &product, &output, lead, made) };
+        edit.replace(at, vec![matmul, reshape]);
+        return Ok(());
+    }
+    let plain = node::build("MatMul", original.name(), &[&activation, &weight], &[&output], vec![]);
+    if let Some(node) = edit.node(at) {
+        node.clone_from(&plain);
+    }
+    matmul(edit, site, &plain, lead == 1, None)
+}
+
+/// `output` is `input` with its first `lead` axes kept and `sizes` behind them.
+fn reshape(
+    edit: &mut Edit<'_>,
+    at: usize,
+    input: &str,
+    output: &str,
+    lead: usize,
+    sizes: &[usize],
+) -> NodeProto {
+    // 0 stands for the size that is there.
+    let sizes = sizes.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX));
+    let sizes: Vec<i64> = std::iter::repeat_n(0, lead).chain(sizes).collect();
+    let shape = edit.name(&format!("{output}_shape"));
+    let raw: Vec<u8> = sizes.iter().flat_map(|value| value.to_le_bytes()).collect();
+    edit.add(at, tensor::from_raw(&shape, DataType::Int64, &[sizes.len()], raw));
+    let name = edit.name(&format!("{output}_Reshape"));
+    node::build("Reshape", &name, &[input, &shape], &[output], vec![])
+}
+
+/// Keeps what follows a MatMul from hiding its product; `matrix` is whether that is of rank 2.
 fn matmul(
     edit: &mut Edit<'_>,
     site: &Site,
     original: &NodeProto,
-    weight: String,
+    matrix: bool,
     shift: Option<&[f32]>,
 ) -> Result<()> {
     let at = site.at.node;
     let output = original.output.first().map_or("", String::as_str);
     let index = edit.index(at);
     let next = sole_consumer(&index, output);
-    let matrix = original.input.first().is_some_and(|input| rank(&index, input, 32) == Some(2));
-    if let Some(slot) = edit.node(at).and_then(|node| node.input.get_mut(site.at.input)) {
-        *slot = weight;
-    }
     match next {
         Some((_, next)) if hides(next) || matrix && takes_no_vector(edit, site, output, next) => {
             let product = edit.name(&format!("{output}_product"));

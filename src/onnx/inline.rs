@@ -1,0 +1,264 @@
+//! Model-local functions that may use weights, written out where they are called, as ONNX Runtime does at load.
+//!
+//! What is left alone: functions without an operator that takes weights, of another operator set than the model, or
+//! that hold a weight and are called several times, because every copy would take room.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use prost::Message as _;
+
+use super::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
+use super::{model::opset_version, node, tensor, walk};
+
+/// Operators that take weights.
+const TAKES_WEIGHTS: [&str; 4] = ["MatMul", "Gemm", "Gather", "Einsum"];
+/// Constants of at least this many elements are weights.
+const WEIGHT_ELEMENTS: usize = 512;
+/// Functions called by functions, how deep; nodes and bytes that all calls may make.
+const DEPTH: usize = 32;
+const NODES: usize = 200_000;
+const BYTES: usize = 64 << 20;
+
+/// `model` with those functions written out; `None` where there are none, or too much would come of it.
+pub(super) fn inline(model: &ModelProto) -> Option<ModelProto> {
+    let chosen = chosen(model);
+    if !chosen.contains(&true) {
+        return None;
+    }
+    let mut inliner = Inliner {
+        functions: by_name(model),
+        list: &model.functions,
+        chosen,
+        expanded: BTreeSet::new(),
+        names: walk::names(model),
+        numbers: HashMap::new(),
+        nodes: NODES,
+        bytes: BYTES,
+    };
+    let mut made = model.clone();
+    let graph = made.graph.as_mut()?;
+    graph.node = inliner.nodes(std::mem::take(&mut graph.node), 0)?;
+    if inliner.expanded.is_empty() {
+        return None;
+    }
+    for at in &inliner.expanded {
+        for import in model.functions.get(*at).iter().flat_map(|function| &function.opset_import) {
+            if opset_version(&made.opset_import, import.domain()) == 0 {
+                made.opset_import.push(import.clone());
+            }
+        }
+    }
+    let kept = called(model, &made);
+    let mut flags = kept.into_iter();
+    made.functions.retain(|_| flags.next().unwrap_or(true));
+    Some(made)
+}
+
+type Name<'m> = (&'m str, &'m str, &'m str);
+
+fn name_of(node: &NodeProto) -> Name<'_> {
+    (node.domain(), node.op_type(), node.overload())
+}
+
+fn by_name(model: &ModelProto) -> HashMap<Name<'_>, usize> {
+    let name = |function: &'_ FunctionProto| function.name.is_some();
+    let functions = model.functions.iter().enumerate().filter(|(_, function)| name(function));
+    functions.map(|(at, f)| ((f.domain(), f.name(), f.overload()), at)).collect()
+}
+
+/// Calls `visit` with the nodes of `nodes` and of their bodies.
+fn each<'m>(nodes: &'m [NodeProto], visit: &mut dyn FnMut(&'m NodeProto)) {
+    nodes.iter().for_each(&mut *visit);
+    walk::bodies(nodes, &mut |body| body.node.iter().for_each(&mut *visit));
+}
+
+/// Which functions use weights, themselves or through others, and can be written out.
+fn chosen(model: &ModelProto) -> Vec<bool> {
+    let functions = by_name(model);
+    let mut callers: Vec<Vec<usize>> = vec![Vec::new(); model.functions.len()];
+    let mut waiting = Vec::new();
+    for (at, function) in model.functions.iter().enumerate() {
+        let mut uses = false;
+        each(&function.node, &mut |node| {
+            uses |= node::is_default_domain(node) && TAKES_WEIGHTS.contains(&node.op_type());
+            if let Some(callers) = functions.get(&name_of(node)).and_then(|callee| callers.get_mut(*callee)) {
+                callers.push(at);
+            }
+        });
+        if uses {
+            waiting.push(at);
+        }
+    }
+    let mut chosen = vec![false; model.functions.len()];
+    while let Some(at) = waiting.pop() {
+        let (Some(flag), Some(function)) = (chosen.get_mut(at), model.functions.get(at)) else { continue };
+        if !*flag && same_operators(model, function) {
+            *flag = true;
+            waiting.extend(callers.get(at).into_iter().flatten());
+        }
+    }
+    chosen
+}
+
+/// Whether the function's nodes mean the same in the main graph.
+fn same_operators(model: &ModelProto, function: &FunctionProto) -> bool {
+    function.opset_import.iter().all(|import| {
+        let known = opset_version(&model.opset_import, import.domain());
+        known == import.version() || known == 0 && !import.domain().is_empty()
+    })
+}
+
+/// Which functions of `model` the graph of `made` still calls, through others too.
+fn called(model: &ModelProto, made: &ModelProto) -> Vec<bool> {
+    let functions = by_name(model);
+    let mut kept = vec![false; model.functions.len()];
+    let mut waiting: Vec<usize> = Vec::new();
+    let nodes = made.graph.iter().map(|graph| graph.node.as_slice());
+    nodes.for_each(|nodes| each(nodes, &mut |node| waiting.extend(functions.get(&name_of(node)))));
+    while let Some(at) = waiting.pop() {
+        let (Some(flag), Some(function)) = (kept.get_mut(at), model.functions.get(at)) else { continue };
+        if !std::mem::replace(flag, true) {
+            each(&function.node, &mut |node| waiting.extend(functions.get(&name_of(node))));
+        }
+    }
+    kept
+}
+
+fn holds_weights(function: &FunctionProto) -> bool {
+    let mut found = false;
+    each(&function.node, &mut |node| {
+        let large = |t: &_| tensor::elements(t).is_ok_and(|count| count >= WEIGHT_ELEMENTS);
+        found |= node.attribute.iter().any(|attribute| attribute.t.as_ref().is_some_and(large));
+    });
+    found
+}
+
+struct Inliner<'m> {
+    functions: HashMap<Name<'m>, usize>,
+    list: &'m [FunctionProto],
+    chosen: Vec<bool>,
+    expanded: BTreeSet<usize>,
+    names: HashSet<String>,
+    /// By stem, the number that the next name of it gets.
+    numbers: HashMap<String, usize>,
+    nodes: usize,
+    bytes: usize,
+}
+
+impl Inliner<'_> {
+    fn nodes(&mut self, nodes: Vec<NodeProto>, depth: usize) -> Option<Vec<NodeProto>> {
+        if depth > DEPTH {
+            return None;
+        }
+        let mut made = Vec::with_capacity(nodes.len());
+        for mut node in nodes {
+            for body in walk::graphs_of_mut(&mut node) {
+                body.node = self.nodes(std::mem::take(&mut body.node), depth + 1)?;
+            }
+            let callee = self.functions.get(&name_of(&node)).copied();
+            match callee.filter(|at| self.chosen.get(*at) == Some(&true)) {
+                Some(callee) => {
+                    let inner = self.call(callee, &node)?;
+                    made.extend(self.nodes(inner, depth + 1)?);
+                }
+                None => made.push(node),
+            }
+        }
+        Some(made)
+    }
+
+    /// The nodes that `call` stands for.
+    fn call(&mut self, callee: usize, call: &NodeProto) -> Option<Vec<NodeProto>> {
+        let function = self.list.get(callee)?;
+        if holds_weights(function) {
+            if !self.expanded.insert(callee) {
+                return None;
+            }
+        } else {
+            self.expanded.insert(callee);
+            self.bytes = self.bytes.checked_sub(function.encoded_len())?;
+        }
+        self.nodes = self.nodes.checked_sub(function.node.len())?;
+        let stem = match call.name() {
+            "" => call.output.iter().find(|name| !name.is_empty())?.clone(),
+            name => name.to_owned(),
+        };
+        let mut scope =
+            Names { stem: &stem, known: HashMap::new(), taken: &mut self.names, numbers: &mut self.numbers };
+        for (at, formal) in function.input.iter().enumerate() {
+            scope.known.insert(formal.clone(), call.input.get(at).cloned().unwrap_or_default());
+        }
+        let mut passed_on = Vec::new();
+        for (at, formal) in function.output.iter().enumerate() {
+            let Some(actual) = call.output.get(at).filter(|name| !name.is_empty()) else { continue };
+            match scope.known.get(formal) {
+                Some(known) if known.is_empty() => return None,
+                Some(known) => passed_on.push(node::build("Identity", "", &[known], &[actual], vec![])),
+                None => drop(scope.known.insert(formal.clone(), actual.clone())),
+            }
+        }
+        let defaults = function.attribute_proto.iter().chain(&call.attribute);
+        let given: HashMap<&str, &AttributeProto> = defaults.map(|given| (given.name(), given)).collect();
+        let mut nodes = function.node.clone();
+        nodes.iter_mut().for_each(|node| scope.node(node, &given));
+        nodes.extend(passed_on);
+        Some(nodes)
+    }
+}
+
+/// What the names of a function are called outside.
+struct Names<'a> {
+    stem: &'a str,
+    known: HashMap<String, String>,
+    taken: &'a mut HashSet<String>,
+    numbers: &'a mut HashMap<String, usize>,
+}
+
+impl Names<'_> {
+    fn value(&mut self, name: &mut String) {
+        if name.is_empty() {
+            return;
+        }
+        if let Some(known) = self.known.get(name) {
+            name.clone_from(known);
+            return;
+        }
+        let stem = format!("{}/{name}", self.stem);
+        let mut fresh = stem.clone();
+        let number = self.numbers.entry(stem.clone()).or_insert(2);
+        while !self.taken.insert(fresh.clone()) {
+            fresh = format!("{stem}_{number}");
+            *number += 1;
+        }
+        self.known.insert(name.clone(), fresh.clone());
+        *name = fresh;
+    }
+
+    fn node(&mut self, node: &mut NodeProto, given: &HashMap<&str, &AttributeProto>) {
+        if !node.name().is_empty() {
+            node.name = Some(format!("{}/{}", self.stem, node.name()));
+        }
+        node.input.iter_mut().chain(&mut node.output).for_each(|name| self.value(name));
+        walk::graphs_of_mut(node).for_each(|body| self.graph(body, given));
+        for attribute in std::mem::take(&mut node.attribute) {
+            match attribute.ref_attr_name() {
+                "" => node.attribute.push(attribute),
+                wanted => node.attribute.extend(
+                    given
+                        .get(wanted)
+                        .map(|given| AttributeProto { name: attribute.name.clone(), ..(*given).clone() }),
+                ),
+            }
+        }
+    }
+
+    fn graph(&mut self, graph: &mut GraphProto, given: &HashMap<&str, &AttributeProto>) {
+        let values = graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info);
+        values.filter_map(|value| value.name.as_mut()).for_each(|name| self.value(name));
+        let sparse = graph.sparse_initializer.iter_mut().filter_map(|sparse| sparse.values.as_mut());
+        let stored = graph.initializer.iter_mut().chain(sparse);
+        stored.filter_map(|tensor| tensor.name.as_mut()).for_each(|name| self.value(name));
+        graph.quantization_annotation.clear();
+        graph.node.iter_mut().for_each(|node| self.node(node, given));
+    }
+}
