@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use rayon::prelude::*;
 
 use crate::data::Sample;
-use crate::engine::{Cut, Run, Stages, Value, round_rows};
+use crate::engine::{Cut, Run, Stages, Value, enters, round_rows};
 use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Inventory, Site, Values, WeightUse, bias};
 use crate::linalg;
@@ -38,6 +38,8 @@ const HOLD_OUT: usize = 8;
 const LEAST_SAMPLES: usize = 16;
 /// Wider activations than this have no statistics: their moments would take too long to factor.
 const WIDEST: usize = 12_288;
+/// Why a layer is not fitted, after its name.
+const UNREACHED: &str = "stands in a body or is an Einsum, which calibration does not enter";
 
 /// How much samples are like real inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +127,12 @@ struct Wish {
     encoding: Encoding,
 }
 
+impl Wish {
+    fn wants_statistics(&self) -> bool {
+        matches!(self.encoding, Encoding::Blocks { algorithm, .. } if algorithm.wants_statistics())
+    }
+}
+
 /// Walks `samples` through `model` and fits the weights that `plan` wants fitted to statistics.
 ///
 /// # Errors
@@ -140,6 +148,11 @@ pub fn calibrate(
     output: &str,
     progress: &dyn Progress,
 ) -> Result<Calibrated> {
+    let wishes = wishes(plan, inventory);
+    let unreached = unreached(model, inventory, &wishes);
+    if wishes.values().filter(|wish| wish.wants_statistics()).count() == unreached.len() {
+        return Err(Error::unsupported("calibration", format!("every linear layer {UNREACHED}")));
+    }
     let stages = Stages::new(model, inventory, output)?;
     let mut walk = Walk {
         model,
@@ -148,7 +161,7 @@ pub fn calibrate(
         likeness,
         steps,
         keep,
-        wishes: wishes(plan, inventory),
+        wishes,
         masks: samples.iter().map(Sample::mask).collect(),
         held_out: (0..samples.len())
             .map(|at| samples.len() >= LEAST_SAMPLES && at % HOLD_OUT == HOLD_OUT - 1)
@@ -185,7 +198,22 @@ pub fn calibrate(
         stages.forget(at);
         progress.advance(1);
     }
+    walk.found.layers.extend(unreached);
     Ok(walk.found)
+}
+
+/// The layers whose activations the walk does not see.
+fn unreached(model: &Model, inventory: &Inventory, wishes: &HashMap<usize, Wish>) -> Vec<Layer> {
+    let mut sites: Vec<_> = wishes.iter().filter(|(_, wish)| wish.wants_statistics()).collect();
+    sites.sort_by_key(|(site, _)| **site);
+    sites.retain(|(site, _)| inventory.sites.get(**site).is_none_or(|site| !enters(model, site)));
+    let layer = |wish: &Wish| Layer {
+        decision: wish.decision,
+        algorithm: "search",
+        errors: None,
+        fallback: Some(UNREACHED),
+    };
+    sites.into_iter().map(|(_, wish)| layer(wish)).collect()
 }
 
 fn wishes(plan: &Plan, inventory: &Inventory) -> HashMap<usize, Wish> {

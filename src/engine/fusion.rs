@@ -6,13 +6,13 @@
 
 use crate::graph::{Index, operand, rank};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
-use crate::onnx::{Checked, Model, node, node_subject, tensor};
+use crate::onnx::{Checked, Model, node, tensor};
 use crate::quant::BLOCKS;
 
 /// How many blocked weights ONNX Runtime fuses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fusion {
-    /// Linear layers in the fused form: indices of their nodes, with the block size.
+    /// Linear layers in the fused form: numbers of their nodes in the model, with the block size.
     pub fused: Vec<(usize, usize)>,
     /// The others: the DequantizeLinear node and the reason.
     pub unfused: Vec<(String, String)>,
@@ -32,21 +32,23 @@ impl Fusion {
     }
 }
 
-/// Examines the main graph of `model`.
+/// Examines `model`, bodies too.
 pub fn fusion(model: &Checked<Model>) -> Fusion {
     let index = Index::new(model.graph(), model.proto.ir_version());
     let mut found = Fusion::default();
-    for node in &model.graph().node {
-        let block = node::int(node, "block_size", 0);
-        if !node::is(node, "DequantizeLinear") || block == 0 {
-            continue;
-        }
-        match examine(&index, node, block) {
-            Ok((user, block, newer)) => {
-                found.fused.push((user, block));
-                found.needs_1_25 |= newer;
+    for here in index.all() {
+        for (at, node) in here.nodes() {
+            let block = node::int(node, "block_size", 0);
+            if !node::is(node, "DequantizeLinear") || block == 0 {
+                continue;
             }
-            Err(reason) => found.unfused.push((node_subject(node), reason)),
+            match examine(&here, node, block) {
+                Ok((user, block, newer)) => {
+                    found.fused.push((user, block));
+                    found.needs_1_25 |= newer;
+                }
+                Err(reason) => found.unfused.push((here.subject(at), reason)),
+            }
         }
     }
     found
@@ -154,6 +156,9 @@ fn private_constant<'g>(
     let (_, tensor) = index.initializer(name).ok_or_else(|| format!("the {what} is not an initializer"))?;
     if index.is_overridable(name) {
         return Err(format!("the {what} is also a graph input"));
+    }
+    if !index.is_here(name) {
+        return Err(format!("the {what} comes from around the body, so no session can be created"));
     }
     if index.consumers(name).len() != 1 || !index.captured_by(name).is_empty() {
         return Err(format!("the {what} is shared"));

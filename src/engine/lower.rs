@@ -7,8 +7,10 @@ use std::collections::{HashMap, HashSet};
 use super::{Variant, activation, densify, fusion, refuse, stages, widen};
 use crate::error::{Error, Result};
 use crate::graph::{Index, sweep};
-use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType};
-use crate::onnx::{Checked, Model, inline, node, node_subject, tensor};
+use crate::onnx::proto::{
+    GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
+};
+use crate::onnx::{Checked, Model, inline_all, node, node_subject, tensor, walk};
 use crate::quant::{CodeKind, decode};
 
 /// The model that computes `output` and nothing else.
@@ -37,11 +39,9 @@ pub(super) fn lower_whole(model: &Checked<Model>, output: &str) -> Result<ModelP
 fn decoded(model: &Checked<Model>, output: &str, variant: Variant) -> Result<ModelProto> {
     let index = Index::new(model.graph(), model.proto.ir_version());
     let mut decoded: HashMap<usize, TensorProto> = HashMap::new();
-    for (at, node) in model.graph().node.iter().enumerate() {
-        if node::is(node, "DequantizeLinear")
-            && let Some(tensor) = dequantized(&index, node)?
-        {
-            decoded.insert(at, tensor);
+    for here in index.all() {
+        for (at, node) in here.nodes().filter(|(_, node)| node::is(node, "DequantizeLinear")) {
+            decoded.extend(dequantized(&here, node)?.map(|tensor| (at, tensor)));
         }
     }
     let rounded: HashMap<usize, usize> = match variant {
@@ -50,13 +50,34 @@ fn decoded(model: &Checked<Model>, output: &str, variant: Variant) -> Result<Mod
     };
     let mut proto = model.proto.clone();
     let Some(graph) = &mut proto.graph else { return Ok(proto) };
+    replace(graph, &mut 0, &mut decoded, &rounded);
+    graph.output = vec![ValueInfoProto { name: Some(output.to_owned()), ..Default::default() }];
+    graph.value_info.clear();
+    proto.metadata_props.clear();
+    sweep(&mut proto);
+    Ok(proto)
+}
+
+/// Puts the decoded weights and the int8 steps into `graph`, whose first node has the number `next`, and its bodies.
+fn replace(
+    graph: &mut GraphProto,
+    next: &mut usize,
+    decoded: &mut HashMap<usize, TensorProto>,
+    rounded: &HashMap<usize, usize>,
+) {
+    let first = *next;
+    *next += graph.node.len();
+    for body in graph.node.iter_mut().flat_map(walk::graphs_of_mut) {
+        replace(body, next, decoded, rounded);
+    }
     let mut nodes = Vec::with_capacity(graph.node.len());
     let mut stepped: HashSet<(String, usize)> = HashSet::new();
     for (at, mut node) in std::mem::take(&mut graph.node).into_iter().enumerate() {
-        if decoded.contains_key(&at) {
+        if let Some(tensor) = decoded.remove(&(first + at)) {
+            graph.initializer.push(tensor);
             continue;
         }
-        if let (Some(block), Some(input)) = (rounded.get(&at), node.input.first_mut()) {
+        if let (Some(block), Some(input)) = (rounded.get(&(first + at)), node.input.first_mut()) {
             let name = format!("{input}/efq_int8_{block}");
             // Sites that share an input and a block share the step, as their results do.
             if stepped.insert((input.clone(), *block)) {
@@ -67,19 +88,17 @@ fn decoded(model: &Checked<Model>, output: &str, variant: Variant) -> Result<Mod
         nodes.push(node);
     }
     graph.node = nodes;
-    let mut tensors: Vec<(usize, TensorProto)> = decoded.into_iter().collect();
-    tensors.sort_by_key(|(at, _)| *at);
-    graph.initializer.extend(tensors.into_iter().map(|(_, tensor)| tensor));
-    graph.output = vec![ValueInfoProto { name: Some(output.to_owned()), ..Default::default() }];
-    graph.value_info.clear();
-    proto.metadata_props.clear();
-    sweep(&mut proto);
-    Ok(proto)
 }
 
 /// What the runtime knows in the place of what it does not.
 fn plain(proto: &mut ModelProto) -> Result<()> {
-    inline(proto)?;
+    if let Some(made) = inline_all(proto) {
+        *proto = made;
+    }
+    if let Some(function) = proto.functions.first() {
+        let name = format!("function '{}.{}'", function.domain(), function.name());
+        return Err(Error::unsupported(name, "the runtime does not know model-local functions"));
+    }
     if let Some(graph) = &mut proto.graph {
         densify::densify(graph)?;
     }

@@ -20,7 +20,7 @@ mod widen;
 pub use activation::round_rows;
 pub use fusion::{Fusion, fusion};
 pub use runtime::{Output, Runner};
-pub use stages::{Cut, Run, Stage, Stages};
+pub use stages::{Cut, Run, Stage, Stages, enters};
 pub use value::Value;
 
 /// Which arithmetic a [`Runner`] computes with.

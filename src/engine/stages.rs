@@ -14,7 +14,7 @@ use super::lower;
 use super::value::Value;
 use crate::data::Sample;
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Form, Inventory};
+use crate::graph::{Form, Inventory, Site};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Model, node, tensor, walk};
 
@@ -65,6 +65,11 @@ impl Run {
     }
 }
 
+/// Whether a network is cut at `site`: it stands in the main graph and its activations are rows as they are.
+pub fn enters(model: &Model, site: &Site) -> bool {
+    site.at.node < model.graph().node.len() && !matches!(site.form, Form::Einsum { .. })
+}
+
 impl Stages {
     /// Cuts `model` at the sites of `inventory`, up to `output`.
     ///
@@ -74,7 +79,7 @@ impl Stages {
         let mut proto = lower::lower_whole(model, output)?;
         let graph = proto.graph.take().unwrap_or_default();
         let mut sites = HashMap::new();
-        for (number, site) in inventory.sites.iter().enumerate() {
+        for (number, site) in inventory.sites.iter().enumerate().filter(|(_, site)| enters(model, site)) {
             // Lowering takes nodes out, so the place of a node does not tell it, but its result does.
             let result = model.graph().node.get(site.at.node).and_then(|node| node.output.first());
             if let Some(name) = result {

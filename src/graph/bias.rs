@@ -18,6 +18,7 @@ pub struct Bias {
 
 /// The constant vector that is added to the product of `site` and to nothing else, if there is one.
 pub fn bias(index: &Index<'_>, site: &Site) -> Option<Bias> {
+    let index = &index.of(site.at.node);
     let node = index.node(site.at.node)?;
     let vector = |operand: &Operand, rank: usize| {
         let width = operand.dims.last().copied().unwrap_or(1);
@@ -26,7 +27,7 @@ pub fn bias(index: &Index<'_>, site: &Site) -> Option<Bias> {
             && operand.dims.len() <= rank
     };
     match site.form {
-        Form::Gather => None,
+        Form::Gather | Form::Einsum { .. } => None,
         Form::Gemm { beta, .. } => {
             let found = operand(index, node.input.get(2).filter(|name| !name.is_empty())?)?;
             (beta != 0.0 && vector(&found, 2)).then_some(Bias {

@@ -6,6 +6,7 @@
 //! with all its uses: sites, and the others with the reason why they stay.
 
 mod bias;
+mod einsum;
 mod index;
 mod operand;
 mod output;
@@ -16,10 +17,10 @@ mod sweep;
 mod values;
 
 pub use bias::{Bias, bias};
-pub use index::{Index, Use};
+pub use index::{Index, Path, Use};
 pub use operand::{Operand, Origin, operand};
 pub use output::{Measured, measured_output};
 pub use rank::rank;
-pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory, subject};
+pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory};
 pub use sweep::sweep;
 pub use values::{Values, stored};

@@ -1,7 +1,7 @@
 //! Constants seen through the chains that exporters put between a weight and its use: Identity, Cast,
 //! Transpose, Reshape, Squeeze and Unsqueeze become strides on the stored tensor.
 
-use super::index::Index;
+use super::index::{Index, Path};
 use crate::limits;
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, tensor};
@@ -12,9 +12,9 @@ const CHAIN: usize = 16;
 /// Where a constant is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Origin {
-    /// Index among the graph's initializers.
+    /// Number of an initializer in the model, see [`Index`].
     Initializer(usize),
-    /// Index of a Constant node.
+    /// Number of a Constant node in the model.
     Constant(usize),
 }
 
@@ -23,6 +23,8 @@ pub enum Origin {
 pub struct Operand {
     /// Where the elements are.
     pub origin: Origin,
+    /// The graph that holds them, and the index of the initializer or node there.
+    pub(super) home: (Path, usize),
     /// Type in which they are stored.
     pub stored: DataType,
     /// Type that the consumer receives.
@@ -34,11 +36,12 @@ pub struct Operand {
 }
 
 impl Operand {
-    fn dense(origin: Origin, stored: &TensorProto) -> Option<Self> {
+    fn dense(index: &Index<'_>, origin: Origin, stored: &TensorProto) -> Option<Self> {
+        let home = index.home_of(origin)?;
         let data_type = tensor::data_type(stored)?;
         let dims = tensor::shape(stored).ok()?;
         let strides = row_major(&dims);
-        Some(Self { origin, stored: data_type, delivered: data_type, dims, strides })
+        Some(Self { origin, home, stored: data_type, delivered: data_type, dims, strides })
     }
 
     fn is_row_major(&self) -> bool {
@@ -49,7 +52,7 @@ impl Operand {
 /// The stored tensor of `origin`.
 pub fn stored<'g>(index: &Index<'g>, origin: Origin) -> Option<&'g TensorProto> {
     match origin {
-        Origin::Initializer(at) => index.graph().initializer.get(at),
+        Origin::Initializer(at) => index.stored(at),
         Origin::Constant(at) => constant_tensor(index.node(at)?),
     }
 }
@@ -80,7 +83,7 @@ fn resolve(index: &Index<'_>, value: &str, left: usize) -> Option<Operand> {
         return if index.is_overridable(value) {
             None
         } else {
-            Operand::dense(Origin::Initializer(at), stored)
+            Operand::dense(index, Origin::Initializer(at), stored)
         };
     }
     let (at, producer) = index.producer(value)?;
@@ -88,8 +91,10 @@ fn resolve(index: &Index<'_>, value: &str, left: usize) -> Option<Operand> {
         return None;
     }
     if let Some(stored) = constant_tensor(producer) {
-        return Operand::dense(Origin::Constant(at), stored);
+        return Operand::dense(index, Origin::Constant(at), stored);
     }
+    // A body may hide a name that the chain uses outside.
+    let index = &index.of(at);
     let inner = || resolve(index, producer.input.first()?, left - 1);
     match producer.op_type() {
         "Identity" => inner(),

@@ -28,9 +28,10 @@ pub(super) fn assign(index: &Index<'_>, sites: &[Site]) -> Roles {
         .filter(|(_, site)| !matches!(site.form, Form::Gather))
         .map(|(i, site)| (site.at.node, i))
         .collect();
-    let mut trace = Trace { index, linear, roles: HashMap::new() };
-    for node in &index.graph().node {
-        trace.attention(node);
+    let mut trace = Trace { index: index.clone(), linear, roles: HashMap::new() };
+    for here in index.all() {
+        trace.index = here.clone();
+        here.nodes().for_each(|(_, node)| trace.attention(node));
     }
     trace.heads();
     trace.feed_forward();
@@ -99,13 +100,14 @@ fn is_scaling(index: &Index<'_>, node: &NodeProto) -> bool {
         && node.input.iter().any(|name| operand(index, name).is_some_and(|found| found.dims.len() == 1))
 }
 
-struct Trace<'i, 'g> {
-    index: &'i Index<'g>,
+struct Trace<'g> {
+    /// Looked at from the graph that is traced.
+    index: Index<'g>,
     linear: HashMap<usize, usize>,
     roles: HashMap<usize, Role>,
 }
 
-impl<'g> Trace<'_, 'g> {
+impl<'g> Trace<'g> {
     fn attention(&mut self, node: &'g NodeProto) {
         match node.op_type() {
             "Softmax" if node::is_default_domain(node) => {
@@ -218,7 +220,7 @@ impl<'g> Trace<'_, 'g> {
     /// An addition of two computed values that are not both products of a factor (as in rotary positions).
     fn is_residual(&self, node: &NodeProto) -> bool {
         let computed: Vec<_> = node.input.iter().filter_map(|name| self.index.producer(name)).collect();
-        let constant = node.input.iter().any(|name| operand(self.index, name).is_some());
+        let constant = node.input.iter().any(|name| operand(&self.index, name).is_some());
         let of_products = computed.len() == 2 && computed.iter().all(|(_, node)| node.op_type() == "Mul");
         !(constant || of_products)
     }
@@ -230,6 +232,7 @@ impl<'g> Trace<'_, 'g> {
             if self.roles.contains_key(&site) {
                 continue;
             }
+            self.index = self.index.of(at);
             let output = self.index.node(at).and_then(|node| node.output.first());
             let mut left = TRACE;
             if output.is_some_and(|value| self.ends_at_outputs(value, &mut left)) {
@@ -246,7 +249,7 @@ impl<'g> Trace<'_, 'g> {
             return false;
         }
         if consumers.is_empty() {
-            return self.index.is_output(value);
+            return self.index.is_output(value) && (!self.index.is_body() || self.ends_beyond(value, left));
         }
         consumers.iter().all(|slot| {
             *left = left.saturating_sub(1);
@@ -279,18 +282,23 @@ impl<'g> Trace<'_, 'g> {
         })
     }
 
+    /// The same for the output of a body: that of an If's branch goes on outside.
+    fn ends_beyond(&self, value: &str, left: &mut usize) -> bool {
+        *left = left.saturating_sub(1);
+        let Some((outside, values)) = self.index.beyond(value).filter(|_| *left > 0) else { return false };
+        let trace = Trace { index: outside, linear: HashMap::new(), roles: HashMap::new() };
+        values.iter().all(|value| trace.ends_at_outputs(value, left))
+    }
+
     fn is_dead_or_ends(&self, value: &str, left: &mut usize) -> bool {
-        self.index.is_output(value)
-            && self.index.consumers(value).is_empty()
-            && self.index.captured_by(value).is_empty()
-            || self.index.consumers(value).is_empty() && !self.index.is_output(value)
+        self.index.consumers(value).is_empty() && !self.index.is_output(value)
             || self.ends_at_outputs(value, left)
     }
 
     /// Whether the other operand is a constant, or the result of another linear (heads that are averaged).
     fn with_constant_or_head(&self, node: &NodeProto, input: usize) -> bool {
         let Some(other) = node.input.get(1 - input.min(1)) else { return false };
-        if operand(self.index, other).is_some() {
+        if operand(&self.index, other).is_some() {
             return true;
         }
         let mut value = other.as_str();
@@ -299,7 +307,7 @@ impl<'g> Trace<'_, 'g> {
             if self.linear.contains_key(&at) {
                 return true;
             }
-            let computed = producer.input.iter().find(|name| operand(self.index, name).is_none());
+            let computed = producer.input.iter().find(|name| operand(&self.index, name).is_none());
             match (producer.op_type(), computed) {
                 ("Add" | "Reshape" | "Transpose" | "Squeeze" | "Mul" | "Div", Some(next))
                     if !self.is_residual(producer) =>
@@ -321,6 +329,7 @@ impl<'g> Trace<'_, 'g> {
             if self.roles.get(&site).is_some_and(|role| role.is_attention()) {
                 continue;
             }
+            self.index = self.index.of(at);
             let Some(input) = self.index.node(at).and_then(|node| node.input.first()) else { continue };
             let mut sources = Vec::new();
             let mut activated = false;
@@ -400,8 +409,9 @@ fn embeddings(index: &Index<'_>, sites: &[Site]) -> Vec<(usize, Role)> {
     let mut found = Vec::new();
     let mut by_input: Vec<(usize, usize, String)> = Vec::new();
     for (at, site) in sites.iter().enumerate().filter(|(_, site)| matches!(site.form, Form::Gather)) {
+        let index = index.of(site.at.node);
         let Some(indices) = index.node(site.at.node).and_then(|node| node.input.get(1)) else { continue };
-        let ids = source_of_ids(index, indices);
+        let ids = source_of_ids(&index, indices);
         match ids.input {
             _ if ids.counted && site.k > FEW_ROWS => found.push((at, Role::PositionEmbeddings)),
             None if site.k <= FEW_ROWS => found.push((at, Role::TokenTypeEmbeddings)),

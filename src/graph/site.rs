@@ -7,7 +7,7 @@ use super::index::{Index, Use};
 use super::operand::{Operand, Origin, operand, stored};
 use super::roles;
 use crate::onnx::proto::{NodeProto, tensor_proto::DataType};
-use crate::onnx::{Model, node, node_subject, tensor};
+use crate::onnx::{Model, node, tensor};
 use crate::role::Role;
 
 /// Constant nodes below this many elements are numbers of the graph, not weights.
@@ -20,6 +20,15 @@ pub enum Form {
     MatMul,
     /// `Y = alpha · X · W + beta · C` (transB already resolved into the view of W).
     Gemm { alpha: f32, beta: f32 },
+    /// An Einsum that is `Y = X · W` on the last axes of X.
+    Einsum {
+        /// Axes of X before those.
+        lead: usize,
+        /// Sizes of the axes of X that are summed over: they make K.
+        summed: Vec<usize>,
+        /// Sizes of the last axes of Y: they make N.
+        made: Vec<usize>,
+    },
     /// Rows of the table W, by axis 0.
     Gather,
 }
@@ -27,7 +36,7 @@ pub enum Form {
 /// A use of a weight that efq can encode.
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// The slot in the main graph.
+    /// The slot, in the main graph or in a body.
     pub at: Use,
     /// What the node computes.
     pub form: Form,
@@ -46,7 +55,7 @@ pub enum WeightUse {
     Site(usize),
     /// A use that stays as it is.
     Other {
-        /// Operator, or "graph output".
+        /// Operator, or "graph output"; with the body that it stands in.
         operator: String,
         /// Why it cannot be encoded.
         obstacle: String,
@@ -60,6 +69,8 @@ pub struct Weight {
     pub origin: Origin,
     /// Its name; that of its output for a Constant node.
     pub name: String,
+    /// The body that it is stored in, as `then_branch of If 'cond'`; `None` in the main graph.
+    pub place: Option<String>,
     /// Sizes as stored.
     pub dims: Vec<usize>,
     /// Type as stored.
@@ -68,44 +79,47 @@ pub struct Weight {
     pub bytes: u64,
     /// What it is for; of several uses, the first.
     pub role: Role,
-    /// Every use in the main graph.
+    /// Every use, in bodies too.
     pub uses: Vec<WeightUse>,
 }
 
 /// Every weight of a model, and every site.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
-    /// Initializers in file order, then Constant nodes in node order.
+    /// Initializers in file order, then Constant nodes in node order; of the main graph first, then of bodies.
     pub weights: Vec<Weight>,
-    /// In node order.
+    /// In the order of their nodes' numbers.
     pub sites: Vec<Site>,
     /// Role of each site.
     pub roles: Vec<Role>,
 }
 
-/// Finds the weights of `model`'s main graph and the sites that use them.
+/// Finds the weights of `model`, in bodies too, and the sites that use them.
 pub fn inventory(model: &Model) -> Inventory {
     let index = Index::new(model.graph(), model.proto.ir_version());
     let mut sites = Vec::new();
     let mut obstacles = HashMap::new();
-    for (at, node) in model.graph().node.iter().enumerate() {
-        match candidate(&index, at, node) {
-            Candidate::None => {}
-            Candidate::Site(site) => sites.push(site),
-            Candidate::Obstacle(input, why) => {
-                obstacles.insert(Use { node: at, input }, why);
+    for here in index.all() {
+        for (at, node) in here.nodes() {
+            match candidate(&here, at, node) {
+                Candidate::None => {}
+                Candidate::Site(site) => sites.push(site),
+                Candidate::Obstacle(input, why) => {
+                    obstacles.insert(Use { node: at, input }, why);
+                }
             }
         }
     }
     let by_use: HashMap<Use, usize> = sites.iter().enumerate().map(|(i, site)| (site.at, i)).collect();
     let roles = roles::assign(&index, &sites);
     let mut weights = Vec::new();
-    let initializers = (0..model.graph().initializer.len()).map(Origin::Initializer);
-    let constants = (0..model.graph().node.len()).map(Origin::Constant);
-    for origin in initializers.chain(constants) {
-        let Some(tensor) = stored(&index, origin) else { continue };
-        let Some(weight) = weight(&index, origin, tensor, &by_use, &obstacles, &roles) else { continue };
-        weights.push(weight);
+    for here in index.all() {
+        let initializers = here.initializers().map(|(at, _)| Origin::Initializer(at));
+        let constants = here.nodes().map(|(at, _)| Origin::Constant(at));
+        for origin in initializers.chain(constants) {
+            let Some(tensor) = stored(&here, origin) else { continue };
+            weights.extend(weight(&here, origin, tensor, &by_use, &obstacles, &roles));
+        }
     }
     Inventory { weights, sites, roles: roles.sites }
 }
@@ -135,15 +149,15 @@ fn weight(
     for leaf in leaves {
         let (operator, obstacle) = match leaf {
             Leaf::Output => ("graph output".to_owned(), "it is a graph output".to_owned()),
-            Leaf::Body(at) => {
+            Leaf::Returned(at) => {
                 let operator = index.node(at).map_or("", |node| node.op_type());
-                (operator.to_owned(), format!("used inside the body of {operator}"))
+                (operator.to_owned(), format!("returned by the body of {operator}"))
             }
             Leaf::Slot(slot) => {
                 let found = by_use.get(&slot);
                 role = role.or_else(|| match found {
                     Some(site) => roles.sites.get(*site).copied(),
-                    None => Some(roles::of_slot(index, slot, &dims)),
+                    None => Some(roles::of_slot(&index.of(slot.node), slot, &dims)),
                 });
                 if let Some(site) = found {
                     uses.push(WeightUse::Site(*site));
@@ -151,29 +165,32 @@ fn weight(
                 }
                 let node = index.node(slot.node)?;
                 let why = obstacles.get(&slot).cloned();
-                (node.op_type().to_owned(), why.unwrap_or_else(|| reason(node, data_type, dims.len())))
+                let operator = index.of(slot.node).operator(node);
+                (operator, why.unwrap_or_else(|| reason(node, data_type, dims.len())))
             }
         };
         uses.push(WeightUse::Other { operator, obstacle });
     }
     let bytes = tensor::payload_len(tensor).ok()? as u64;
-    Some(Weight { origin, name, dims, data_type, bytes, role: role.unwrap_or(Role::Other), uses })
+    let place = index.place();
+    Some(Weight { origin, name, place, dims, data_type, bytes, role: role.unwrap_or(Role::Other), uses })
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Leaf {
     Slot(Use),
-    Body(usize),
+    Returned(usize),
     Output,
 }
 
 /// The uses of `value` at the ends of the chains that [`operand`] sees through.
 fn leaf_uses(index: &Index<'_>, value: &str, depth: usize, found: &mut Vec<Leaf>) {
     if index.is_output(value) {
-        found.push(Leaf::Output);
+        found.push(index.owner().map_or(Leaf::Output, Leaf::Returned));
     }
-    found.extend(index.captured_by(value).iter().map(|at| Leaf::Body(*at)));
-    for slot in index.consumers(value) {
+    found.extend(index.returned_by(value).iter().map(|at| Leaf::Returned(*at)));
+    for slot in index.consumers(value).iter().chain(index.captured_at(value)) {
+        let here = index.of(slot.node);
         let through = index.node(slot.node).filter(|node| {
             slot.input == 0
                 && depth < 16
@@ -184,7 +201,7 @@ fn leaf_uses(index: &Index<'_>, value: &str, depth: usize, found: &mut Vec<Leaf>
                 )
         });
         match through.and_then(|node| node.output.first()) {
-            Some(next) if operand(index, next).is_some() => leaf_uses(index, next, depth + 1, found),
+            Some(next) if operand(&here, next).is_some() => leaf_uses(&here, next, depth + 1, found),
             _ => found.push(Leaf::Slot(*slot)),
         }
     }
@@ -200,13 +217,18 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
     if !node::is_default_domain(node) {
         return Candidate::None;
     }
-    let (input, form) = match node.op_type() {
+    let (input, mut form) = match node.op_type() {
         "MatMul" => (1, Form::MatMul),
         "Gemm" => {
             let (alpha, beta) = (node::float(node, "alpha", 1.0), node::float(node, "beta", 1.0));
             (1, Form::Gemm { alpha, beta })
         }
         "Gather" => (0, Form::Gather),
+        "Einsum" if node.input.len() == 2 => {
+            let first = node.input.first().is_some_and(|name| operand(index, name).is_some());
+            // What it sums over is told below.
+            (usize::from(!first), Form::MatMul)
+        }
         _ => return Candidate::None,
     };
     let Some(mut weight) = node.input.get(input).and_then(|name| operand(index, name)) else {
@@ -223,6 +245,12 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
     }
     if !matches!(weight.delivered, DataType::Float | DataType::Float16) {
         return refused("INT4 stands for float32 and float16 only");
+    }
+    if node.op_type() == "Einsum" {
+        match super::einsum::layer(node, input, &weight) {
+            Ok(found) => (form, weight) = found,
+            Err(why) => return Candidate::Obstacle(input, why),
+        }
     }
     if weight.dims.len() != 2 {
         return refused(&format!("{} dimensions: only matrices are encoded", weight.dims.len()));
@@ -286,9 +314,4 @@ fn reason(node: &NodeProto, data_type: DataType, rank: usize) -> String {
 /// Whether the type is one in which weights are stored.
 pub(super) fn is_float(data_type: DataType) -> bool {
     matches!(data_type, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
-}
-
-/// How messages name the node of `site`.
-pub fn subject(model: &Model, site: &Site) -> String {
-    model.graph().node.get(site.at.node).map_or_else(String::new, node_subject)
 }

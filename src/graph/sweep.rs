@@ -2,29 +2,26 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::onnx::proto::{ModelProto, NodeProto};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto};
 use crate::onnx::{node, walk};
 
-/// Removes, from the main graph, chain nodes and constants without a use, initializers without a use (unless
-/// they are also graph inputs), and what was said about values that are gone.
+/// Removes, from the main graph and from bodies, chain nodes and constants without a use, initializers without a use
+/// (unless they are also graph inputs), and what was said about values that are gone.
 pub fn sweep(model: &mut ModelProto) {
-    let Some(graph) = &mut model.graph else { return };
+    if let Some(graph) = &mut model.graph {
+        sweep_graph(graph);
+    }
+}
+
+/// Sweeps `graph`, innermost bodies first; gives the names that it takes from around it.
+fn sweep_graph(graph: &mut GraphProto) -> HashSet<String> {
     let mut uses: HashMap<String, usize> = HashMap::new();
-    for name in graph.output.iter().map(|output| output.name().to_owned()) {
-        *uses.entry(name).or_default() += 1;
+    let mut note = |name: String| *uses.entry(name).or_default() += 1;
+    for node in &mut graph.node {
+        walk::graphs_of_mut(node).flat_map(sweep_graph).for_each(&mut note);
+        node.input.iter().filter(|name| !name.is_empty()).cloned().for_each(&mut note);
     }
-    for node in &graph.node {
-        for name in node.input.iter().filter(|name| !name.is_empty()) {
-            *uses.entry(name.clone()).or_default() += 1;
-        }
-    }
-    walk::bodies(&graph.node, &mut |body| {
-        let inner = body.node.iter().flat_map(|node| node.input.iter().cloned());
-        let outputs = body.output.iter().map(|output| output.name().to_owned());
-        for name in inner.chain(outputs).filter(|name| !name.is_empty()) {
-            *uses.entry(name).or_default() += 1;
-        }
-    });
+    graph.output.iter().map(|output| output.name().to_owned()).for_each(&mut note);
     let used = |uses: &HashMap<String, usize>, name: &str| uses.get(name).is_some_and(|count| *count > 0);
 
     let mut gone = vec![false; graph.node.len()];
@@ -61,6 +58,7 @@ pub fn sweep(model: &mut ModelProto) {
         .chain(graph.initializer.iter().map(|tensor| tensor.name()))
         .chain(inputs.iter().map(String::as_str))
         .collect();
+    uses.retain(|name, count| *count > 0 && !produced.contains(name.as_str()));
     let keep: Vec<bool> = graph.value_info.iter().map(|value| produced.contains(value.name())).collect();
     let annotated: Vec<bool> =
         graph.quantization_annotation.iter().map(|note| produced.contains(note.tensor_name())).collect();
@@ -68,6 +66,7 @@ pub fn sweep(model: &mut ModelProto) {
     graph.value_info.retain(|_| flags.next().unwrap_or(true));
     let mut flags = annotated.into_iter();
     graph.quantization_annotation.retain(|_| flags.next().unwrap_or(true));
+    uses.into_keys().collect()
 }
 
 fn is_removable(node: &NodeProto) -> bool {

@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use super::operand::{Origin, constant_tensor};
+use super::operand::{Operand, Origin, constant_tensor};
 use super::site::{Form, Site};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{TensorProto, tensor_proto::DataType};
-use crate::onnx::{Model, tensor};
+use crate::onnx::{Model, tensor, walk};
 use crate::quant::{Element, Layout, Matrix};
 
 /// The stored bytes of a weight and how a site looks at them.
@@ -23,7 +23,7 @@ impl Values {
     /// # Errors
     /// [`crate::error::Kind::Format`] when the payload cannot be read.
     pub fn of(model: &Model, site: &Site) -> Result<Self> {
-        let tensor = stored(model, site.operand.origin)
+        let tensor = stored(model, &site.operand)
             .ok_or_else(|| Error::format("site", "its weight is not in the model"))?;
         let strides = &site.operand.strides;
         let layout = Layout {
@@ -40,12 +40,13 @@ impl Values {
         Self::view(tensor, layout, factor)
     }
 
-    /// The stored tensor of `origin` as dense rows `[rows,columns]`.
+    /// Initializer `at` of the main graph as dense rows `[rows,columns]`.
     ///
     /// # Errors
     /// [`crate::error::Kind::Format`] when there is none or its payload cannot be read.
-    pub fn rows(model: &Model, origin: Origin, (rows, columns): (usize, usize)) -> Result<Self> {
-        let tensor = stored(model, origin).ok_or_else(|| Error::format("tensor", "is not in the model"))?;
+    pub fn rows(model: &Model, at: usize, (rows, columns): (usize, usize)) -> Result<Self> {
+        let tensor = model.graph().initializer.get(at);
+        let tensor = tensor.ok_or_else(|| Error::format("tensor", "is not in the model"))?;
         Self::view(tensor, Layout { offset: 0, k: rows, n: columns, k_stride: columns, n_stride: 1 }, 1.0)
     }
 
@@ -76,10 +77,15 @@ impl Values {
     }
 }
 
-/// The stored tensor of `origin` in the main graph of `model`.
-pub fn stored(model: &Model, origin: Origin) -> Option<&TensorProto> {
-    match origin {
-        Origin::Initializer(at) => model.graph().initializer.get(at),
-        Origin::Constant(at) => constant_tensor(model.graph().node.get(at)?),
+/// The stored tensor that `operand` looks at in `model`.
+pub fn stored<'m>(model: &'m Model, operand: &Operand) -> Option<&'m TensorProto> {
+    let (path, at) = &operand.home;
+    let mut graph = model.graph();
+    for (node, body) in path.iter() {
+        graph = walk::graphs_of(graph.node.get(*node)?).nth(*body)?;
+    }
+    match operand.origin {
+        Origin::Initializer(_) => graph.initializer.get(*at),
+        Origin::Constant(_) => constant_tensor(graph.node.get(*at)?),
     }
 }

@@ -42,8 +42,8 @@ impl Piece {
     }
 }
 
-/// The encoding of `model`, in which each main-graph initializer named in `lazy` carries that payload as its
-/// `raw_data` (its own must be empty).
+/// The encoding of `model`, in which each initializer named in `lazy`, of the main graph or of a body, carries that
+/// payload as its `raw_data` (its own must be empty).
 pub fn encode(model: &ModelProto, lazy: &HashMap<String, LazyPart>) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     let Some(graph) = &model.graph else {
@@ -79,7 +79,7 @@ impl ModelProto {
 fn graph_pieces(graph: &GraphProto, lazy: &HashMap<String, LazyPart>) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     for node in &graph.node {
-        pieces.nested(1, node_pieces(node));
+        pieces.nested(1, node_pieces(node, lazy));
     }
     let rest = GraphProto {
         node: Vec::new(),
@@ -100,7 +100,7 @@ fn graph_pieces(graph: &GraphProto, lazy: &HashMap<String, LazyPart>) -> Vec<Pie
     pieces.done()
 }
 
-fn node_pieces(node: &NodeProto) -> Vec<Piece> {
+fn node_pieces(node: &NodeProto, lazy: &HashMap<String, LazyPart>) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     if node.attribute.iter().all(|attribute| !holds_payloads(attribute)) {
         pieces.inline(&node.encode_to_vec());
@@ -109,7 +109,7 @@ fn node_pieces(node: &NodeProto) -> Vec<Piece> {
     let shell = NodeProto { attribute: Vec::new(), ..node.clone() };
     pieces.inline(&shell.encode_to_vec());
     for attribute in &node.attribute {
-        pieces.nested(5, attribute_pieces(attribute));
+        pieces.nested(5, attribute_pieces(attribute, lazy));
     }
     pieces.done()
 }
@@ -122,8 +122,7 @@ fn is_long(tensor: &TensorProto) -> bool {
     tensor.raw_data.as_ref().is_some_and(|raw| raw.len() >= REFERENCE_BYTES)
 }
 
-fn attribute_pieces(attribute: &AttributeProto) -> Vec<Piece> {
-    let none = HashMap::new();
+fn attribute_pieces(attribute: &AttributeProto, lazy: &HashMap<String, LazyPart>) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     let shell = AttributeProto { t: None, g: None, graphs: Vec::new(), ..attribute.clone() };
     pieces.inline(&shell.encode_to_vec());
@@ -131,10 +130,10 @@ fn attribute_pieces(attribute: &AttributeProto) -> Vec<Piece> {
         pieces.nested(5, tensor_pieces(tensor, None));
     }
     if let Some(graph) = &attribute.g {
-        pieces.nested(6, graph_pieces(graph, &none));
+        pieces.nested(6, graph_pieces(graph, lazy));
     }
     for graph in &attribute.graphs {
-        pieces.nested(11, graph_pieces(graph, &none));
+        pieces.nested(11, graph_pieces(graph, lazy));
     }
     pieces.done()
 }

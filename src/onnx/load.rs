@@ -7,6 +7,7 @@ use prost::Message as _;
 
 use super::check::check;
 use super::external::{SideFiles, map_file};
+use super::inline::inline;
 use super::model::{Checked, Model, Source};
 use super::proto::{ModelProto, tensor_proto::DataLocation};
 use super::{walk, wire};
@@ -33,7 +34,7 @@ pub fn load(path: &Path) -> Result<Checked<Model>> {
     }
     let bytes = map_file(&path)?;
     sniff(&bytes).map_err(|error| error.within(&name))?;
-    decode(bytes, Some(&path)).and_then(check).map_err(|error| error.within(&name))
+    decode(bytes, Some(&path)).and_then(inlined).map_err(|error| error.within(&name))
 }
 
 /// Decodes and checks a model that lies in memory and has no side files.
@@ -42,7 +43,15 @@ pub fn load(path: &Path) -> Result<Checked<Model>> {
 /// As [`load`].
 pub fn load_bytes(bytes: Bytes) -> Result<Checked<Model>> {
     sniff(&bytes)?;
-    decode(bytes, None).and_then(check)
+    decode(bytes, None).and_then(inlined)
+}
+
+/// Checks a model and writes out its functions that may use weights.
+fn inlined(model: Model) -> Result<Checked<Model>> {
+    let model = check(model)?;
+    let Some(proto) = inline(&model.proto) else { return Ok(model) };
+    // Names may have grown too long, for example: then the functions stay.
+    Ok(check(Model { proto, source: model.source.clone() }).unwrap_or(model))
 }
 
 /// The model file that `path` means: itself, or the one in a folder.

@@ -38,7 +38,7 @@ impl Model {
 
     /// The main graph; an empty one stands in where the file has none (a [`Checked`] model always has one).
     pub fn graph(&self) -> &GraphProto {
-        static EMPTY: GraphProto = empty_graph();
+        static EMPTY: GraphProto = EMPTY_GRAPH;
         self.proto.graph.as_ref().unwrap_or(&EMPTY)
     }
 
@@ -96,20 +96,19 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-const fn empty_graph() -> GraphProto {
-    GraphProto {
-        node: Vec::new(),
-        name: None,
-        initializer: Vec::new(),
-        sparse_initializer: Vec::new(),
-        doc_string: None,
-        input: Vec::new(),
-        output: Vec::new(),
-        value_info: Vec::new(),
-        quantization_annotation: Vec::new(),
-        metadata_props: Vec::new(),
-    }
-}
+/// A graph with nothing in it.
+pub const EMPTY_GRAPH: GraphProto = GraphProto {
+    node: Vec::new(),
+    name: None,
+    initializer: Vec::new(),
+    sparse_initializer: Vec::new(),
+    doc_string: None,
+    input: Vec::new(),
+    output: Vec::new(),
+    value_info: Vec::new(),
+    quantization_annotation: Vec::new(),
+    metadata_props: Vec::new(),
+};
 
 /// A value that [`super::check`] has found well-formed; it can be read, not changed.
 #[derive(Debug, Clone)]

@@ -14,6 +14,7 @@ use tempfile::{TempDir, TempPath};
 use super::encode::{LazyPart, Piece, encode};
 use super::model::hex;
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use super::walk;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::progress::Progress;
@@ -33,7 +34,7 @@ pub type Produce<'a> = Box<dyn Fn() -> Result<Vec<Vec<u8>>> + Send + Sync + 'a>;
 pub struct Draft<'a> {
     /// Everything but the lazy payloads.
     pub proto: ModelProto,
-    /// By main-graph initializer.
+    /// By initializer, of the main graph or of a body.
     pub lazy: HashMap<String, LazyPart>,
     /// What [`LazyPart::group`] indexes.
     pub groups: Vec<Produce<'a>>,
@@ -354,11 +355,11 @@ fn move_out(draft: &Draft<'_>, location: &str) -> (ModelProto, Vec<Piece>) {
     let mut proto = draft.proto.clone();
     let mut side: Vec<Piece> = Vec::new();
     let mut at = 0usize;
-    for tensor in proto.graph.iter_mut().flat_map(|graph| &mut graph.initializer) {
+    walk::initializers_mut(proto.graph.get_or_insert_default(), &mut |tensor| {
         let piece = match (draft.lazy.get(tensor.name()), tensor.raw_data.as_ref()) {
             (Some(lazy), _) => Piece::Lazy(*lazy),
             (None, Some(raw)) if raw.len() >= SIDE_BYTES => Piece::Bytes(raw.clone()),
-            _ => continue,
+            _ => return,
         };
         let align = if piece.len() >= 1 << 20 { PAGE } else { ALIGN };
         let start = at.next_multiple_of(align);
@@ -368,7 +369,7 @@ fn move_out(draft: &Draft<'_>, location: &str) -> (ModelProto, Vec<Piece>) {
         at = start + piece.len();
         point(tensor, location, start, piece.len());
         side.push(piece);
-    }
+    });
     (proto, side)
 }
 

@@ -1,5 +1,7 @@
 //! Visiting every graph of a model: the main one, bodies at any depth, and function bodies.
 
+use std::collections::HashSet;
+
 use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 
 /// Calls `visit` with every graph that `nodes` hold in attributes, and with their bodies, outermost first.
@@ -12,12 +14,27 @@ pub fn bodies<'a>(nodes: &'a [NodeProto], visit: &mut dyn FnMut(&'a GraphProto))
 
 /// The graphs in the attributes of one node.
 pub fn graphs_of(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
-    node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs))
+    named_graphs_of(node).map(|(_, graph)| graph)
+}
+
+/// The same, with the name of the attribute of each.
+pub fn named_graphs_of(node: &NodeProto) -> impl Iterator<Item = (&str, &GraphProto)> {
+    node.attribute.iter().flat_map(|attribute| {
+        attribute.g.iter().chain(&attribute.graphs).map(|graph| (attribute.name(), graph))
+    })
 }
 
 /// The same graphs in the same order, to be changed.
 pub fn graphs_of_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphProto> {
     node.attribute.iter_mut().flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
+}
+
+/// Calls `visit` with the initializers of `graph`, then with those of its bodies.
+pub fn initializers_mut(graph: &mut GraphProto, visit: &mut dyn FnMut(&mut TensorProto)) {
+    graph.initializer.iter_mut().for_each(&mut *visit);
+    for body in graph.node.iter_mut().flat_map(graphs_of_mut) {
+        initializers_mut(body, visit);
+    }
 }
 
 /// Calls `visit` with every tensor of the model: initializers, sparse ones' values and indices, and those in
@@ -71,4 +88,33 @@ fn node_tensors<E>(
         }
     }
     Ok(())
+}
+
+/// Every name of a value or node in the model, in bodies and functions too.
+pub fn names(model: &ModelProto) -> HashSet<String> {
+    let mut found = HashSet::new();
+    let mut of_nodes = |nodes: &[NodeProto]| {
+        for node in nodes {
+            found.extend(node.input.iter().chain(&node.output).cloned());
+            found.extend(node.name.clone());
+        }
+    };
+    let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
+    if let Some(graph) = &model.graph {
+        bodies(&graph.node, &mut |body| graphs.push(body));
+    }
+    for function in &model.functions {
+        of_nodes(&function.node);
+        bodies(&function.node, &mut |body| graphs.push(body));
+    }
+    for graph in &graphs {
+        of_nodes(&graph.node);
+    }
+    for graph in graphs {
+        found.extend(graph.initializer.iter().map(|tensor| tensor.name().to_owned()));
+        found.extend(graph.input.iter().chain(&graph.output).map(|value| value.name().to_owned()));
+        let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+        found.extend(sparse.map(|values| values.name().to_owned()));
+    }
+    found
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::Result;
-use crate::graph::inventory;
+use crate::graph::{Index, inventory};
 use crate::onnx::load;
 use crate::plan::choose;
 use crate::report::{File, InspectedTensor, Inspection};
@@ -16,6 +16,7 @@ use crate::settings::Settings;
 pub fn inspect(path: &Path, settings: &Settings) -> Result<Inspection> {
     let model = load(path)?;
     let known = inventory(&model);
+    let index = Index::new(model.graph(), model.proto.ir_version());
     let plan = choose(&model, "", &known, settings).map_err(|error| error.within(model.path().display()))?;
     let total: u64 = plan.decisions.iter().map(|decision| decision.bytes_before).sum();
     let mut tensors: Vec<InspectedTensor> = plan
@@ -24,6 +25,7 @@ pub fn inspect(path: &Path, settings: &Settings) -> Result<Inspection> {
         .map(|decision| InspectedTensor {
             role: decision.role,
             name: decision.tensor.clone(),
+            place: decision.place.clone(),
             shape: decision.shape.clone(),
             data_type: decision.data_type.clone(),
             bytes: decision.bytes_before,
@@ -31,8 +33,8 @@ pub fn inspect(path: &Path, settings: &Settings) -> Result<Inspection> {
             uses: decision.uses.iter().map(|usage| usage.node.clone()).collect(),
             operators: distinct(
                 decision.uses.iter().map(|usage| {
-                    let node = usage.slot.and_then(|(node, _)| model.graph().node.get(node));
-                    node.map_or(usage.node.as_str(), |node| node.op_type()).to_owned()
+                    let used = usage.slot.and_then(|(at, _)| Some(index.of(at).operator(index.node(at)?)));
+                    used.unwrap_or_else(|| usage.node.clone())
                 }),
                 "",
             ),

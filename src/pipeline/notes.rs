@@ -182,6 +182,7 @@ fn tensors(plan: &Plan, errors: &[(usize, usize, WeightError)]) -> Vec<Tensor> {
         let error = of(at).reduce(WeightError::and);
         Tensor {
             name: decision.tensor.clone(),
+            place: decision.place.clone(),
             role: decision.role,
             shape: decision.shape.clone(),
             data_type: decision.data_type.clone(),

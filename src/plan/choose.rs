@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Decision, Encoding, Plan, SCHEMA, Stored, UsePlan};
 use crate::error::{Error, Result};
-use crate::graph::{Form, Inventory, Origin, Site, Values, Weight, WeightUse, subject};
+use crate::graph::{Form, Index, Inventory, Origin, Site, Values, Weight, WeightUse};
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::{Model, tensor};
 use crate::preset::{Store, nearest};
@@ -34,7 +34,9 @@ fn overhead(encoding: Encoding) -> u64 {
 /// [`crate::error::Kind::Caller`] when a rule that must match matches nothing, or asks for what a weight
 /// cannot be.
 pub fn choose(model: &Model, digest: &str, inventory: &Inventory, settings: &Settings) -> Result<Plan> {
-    let mut chooser = Chooser { model, inventory, settings, matched: vec![false; settings.rules.len()] };
+    let index = Index::new(model.graph(), model.proto.ir_version());
+    let mut chooser =
+        Chooser { model, index, inventory, settings, matched: vec![false; settings.rules.len()] };
     let mut decisions = Vec::with_capacity(inventory.weights.len());
     for weight in &inventory.weights {
         decisions.push(chooser.decide(weight)?);
@@ -64,6 +66,7 @@ pub fn tied_bytes(plan: &Plan) -> u64 {
 
 struct Chooser<'a> {
     model: &'a Model,
+    index: Index<'a>,
     inventory: &'a Inventory,
     settings: &'a Settings,
     matched: Vec<bool>,
@@ -103,6 +106,7 @@ impl Chooser<'_> {
         }
         let mut decision = Decision {
             tensor: weight.name.clone(),
+            place: weight.place.clone(),
             role: weight.role,
             shape: weight.dims.clone(),
             data_type: tensor::type_name(weight.data_type).to_owned(),
@@ -121,7 +125,8 @@ impl Chooser<'_> {
         let whole = |usage: &WeightUse| matches!(usage, WeightUse::Other { operator, .. } if operator != "graph output");
         let name = weight.name.as_str();
         let input = self.model.graph().input.iter().any(|value| value.name() == name);
-        let usable = matches!(weight.origin, Origin::Initializer(_))
+        let Origin::Initializer(at) = weight.origin else { return Ok(()) };
+        let usable = weight.place.is_none()
             && weight.data_type == DataType::Float
             && !weight.uses.is_empty()
             && weight.uses.iter().all(whole)
@@ -144,7 +149,7 @@ impl Chooser<'_> {
         }
         let how = if vector { Stored::Float16 } else { Stored::Int8 };
         let (rows, columns) = super::stored_matrix(&weight.dims, weight.role);
-        let values = Values::rows(self.model, weight.origin, (rows, columns))?;
+        let values = Values::rows(self.model, at, (rows, columns))?;
         let largest =
             values.matrix()?.values().iter().fold(0.0f32, |most, value| {
                 if value.is_nan() { f32::INFINITY } else { most.max(value.abs()) }
@@ -166,7 +171,7 @@ impl Chooser<'_> {
     }
 
     fn site(&mut self, weight: &Weight, site: &Site, role: Role) -> Result<UsePlan> {
-        let node = self.model.graph().node.get(site.at.node);
+        let node = self.index.node(site.at.node);
         let (operator, name) = node.map_or(("", ""), |node| (node.op_type(), node.name()));
         let rule = self.note_matches(weight, role, operator, name);
         let wish = match rule {
@@ -176,7 +181,7 @@ impl Chooser<'_> {
         let wish = self.smaller_rows(site, wish);
         let (encoding, reason) = self.within_reach(site, wish)?;
         Ok(UsePlan {
-            node: subject(self.model, site),
+            node: self.index.subject(site.at.node),
             slot: Some((site.at.node, site.at.input)),
             matrix: Some((site.k, site.n)),
             encoding,
@@ -283,7 +288,8 @@ impl Chooser<'_> {
         let mut error = Error::caller(&rule.origin, "matches no tensor or node of this model");
         let wanted = rule.selector.pattern.as_ref().map(|pattern| pattern.as_str());
         let weights = self.inventory.weights.iter().map(|weight| weight.name.as_str());
-        let nodes = self.model.graph().node.iter().map(|node| node.name());
+        let graphs: Vec<_> = self.index.all().map(|here| here.graph()).collect();
+        let nodes = graphs.iter().flat_map(|graph| &graph.node).map(|node| node.name());
         let names: Vec<&str> = weights.chain(nodes).filter(|name| !name.is_empty()).collect();
         if let Some(wanted) = wanted {
             let near = nearest(wanted, names.into_iter(), 3);

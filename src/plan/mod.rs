@@ -46,6 +46,9 @@ pub struct Plan {
 pub struct Decision {
     /// Name of the tensor.
     pub tensor: String,
+    /// The body that it is stored in, as `then_branch of If 'cond'`; absent in the main graph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// What it is for.
     pub role: Role,
     /// Sizes as stored.
@@ -69,7 +72,8 @@ pub struct Decision {
 pub struct UsePlan {
     /// The using node, as messages name it.
     pub node: String,
-    /// Index of the node and of its input; absent for uses that cannot be encoded.
+    /// Number of the node and index of its input; absent for uses that cannot be encoded. The nodes of the main graph
+    /// have their index, those of bodies are counted on in the order in which the bodies begin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<(usize, usize)>,
     /// `[K,N]` as the node sees it.

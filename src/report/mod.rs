@@ -92,6 +92,9 @@ pub struct PresetNote {
 pub struct Tensor {
     /// Name.
     pub name: String,
+    /// The body that it is stored in, as `then_branch of If 'cond'`; absent in the main graph.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// What it is for.
     pub role: Role,
     /// Sizes.

@@ -38,6 +38,9 @@ pub struct InspectedTensor {
     pub role: Role,
     /// Name.
     pub name: String,
+    /// The body that it is stored in, as `then_branch of If 'cond'`; absent in the main graph.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// Sizes.
     pub shape: Vec<usize>,
     /// Element type.

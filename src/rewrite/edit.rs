@@ -1,15 +1,15 @@
 //! Edits of a graph under way: new names, new initializers with promised payloads, nodes put before others.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use super::Errors;
-use crate::graph::Index;
+use crate::graph::{Index, Path};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Draft, LazyPart, Model, Produce, tensor, walk};
 
 pub(super) struct Edit<'m> {
     pub(super) model: &'m Model,
-    pub(super) index: Index<'m>,
+    index: Index<'m>,
     pub(super) errors: Errors,
     proto: ModelProto,
     names: HashSet<String>,
@@ -19,8 +19,12 @@ pub(super) struct Edit<'m> {
     removed: HashSet<String>,
     /// Vectors that the plan stores as float16: so do those that take their places.
     pub(super) halved: HashSet<String>,
-    before: BTreeMap<usize, Vec<NodeProto>>,
+    /// By the number of a node, as below.
+    before: HashMap<usize, Vec<NodeProto>>,
     replaced: HashMap<usize, Vec<NodeProto>>,
+    changed: HashMap<usize, NodeProto>,
+    /// By the path of their graph.
+    added: HashMap<Path, Vec<TensorProto>>,
     lazy: HashMap<String, LazyPart>,
     groups: Vec<Produce<'m>>,
 }
@@ -32,13 +36,15 @@ impl<'m> Edit<'m> {
             index: Index::new(model.graph(), model.proto.ir_version()),
             errors,
             proto: model.proto.clone(),
-            names: names(&model.proto),
+            names: walk::names(&model.proto),
             numbers: HashMap::new(),
             first: Vec::new(),
             removed: HashSet::new(),
             halved: HashSet::new(),
-            before: BTreeMap::new(),
+            before: HashMap::new(),
             replaced: HashMap::new(),
+            changed: HashMap::new(),
+            added: HashMap::new(),
             lazy: HashMap::new(),
             groups: Vec::new(),
         }
@@ -55,40 +61,55 @@ impl<'m> Edit<'m> {
         name
     }
 
-    /// The node at `at`, as it is now.
-    pub(super) fn node(&mut self, at: usize) -> Option<&mut NodeProto> {
-        self.proto.graph.as_mut()?.node.get_mut(at)
+    /// The model, looked at from the graph of node `at`.
+    pub(super) fn index(&self, at: usize) -> Index<'m> {
+        self.index.of(at)
     }
 
-    /// Puts `node` before the node at `at`, after those put there earlier.
+    /// Node `at`, as it is now.
+    pub(super) fn node(&mut self, at: usize) -> Option<&mut NodeProto> {
+        let original = self.index.node(at)?;
+        Some(self.changed.entry(at).or_insert_with(|| original.clone()))
+    }
+
+    /// Puts `node` before node `at`, after those put there earlier.
     pub(super) fn insert_before(&mut self, at: usize, node: NodeProto) {
         self.before.entry(at).or_default().push(node);
     }
 
-    /// Puts `node` before all nodes, after those put there earlier.
+    /// Puts `node` before all nodes of the main graph, after those put there earlier.
     pub(super) fn put_first(&mut self, node: NodeProto) {
         self.first.push(node);
     }
 
-    /// Takes the initializer `name` out.
+    /// Adds an initializer whose payload is known to the main graph.
+    pub(super) fn add_to_main(&mut self, tensor: TensorProto) {
+        self.added.entry(Path::from([])).or_default().push(tensor);
+    }
+
+    /// Takes the initializer `name` out of the main graph.
     pub(super) fn remove(&mut self, name: &str) {
         self.removed.insert(name.to_owned());
     }
 
-    /// Puts `nodes` in the place of the node at `at`.
+    /// Puts `nodes` in the place of node `at`.
     pub(super) fn replace(&mut self, at: usize, nodes: Vec<NodeProto>) {
         self.replaced.insert(at, nodes);
     }
 
-    /// Adds an initializer whose payload is known.
-    pub(super) fn add(&mut self, tensor: TensorProto) {
-        if let Some(graph) = &mut self.proto.graph {
-            graph.initializer.push(tensor);
-        }
+    /// Adds an initializer whose payload is known to the graph of node `at`.
+    pub(super) fn add(&mut self, at: usize, tensor: TensorProto) {
+        self.added.entry(self.index.of(at).path()).or_default().push(tensor);
     }
 
-    /// Adds initializers whose payloads `produce` gives, in their order.
-    pub(super) fn promise(&mut self, parts: Vec<(String, DataType, Vec<usize>)>, produce: Produce<'m>) {
+    /// Adds initializers whose payloads `produce` gives, in their order, to the graph of node `at`: ONNX Runtime refuses
+    /// a body that takes quantized weights from around it.
+    pub(super) fn promise(
+        &mut self,
+        at: usize,
+        parts: Vec<(String, DataType, Vec<usize>)>,
+        produce: Produce<'m>,
+    ) {
         let group = self.groups.len();
         self.groups.push(produce);
         for (part, (name, data_type, dims)) in parts.into_iter().enumerate() {
@@ -96,54 +117,41 @@ impl<'m> Edit<'m> {
                 TensorProto { raw_data: None, ..tensor::from_raw(&name, data_type, &dims, Vec::new()) };
             let len = tensor::payload_len(&shell).unwrap_or(0);
             self.lazy.insert(name, LazyPart { group, part, len });
-            self.add(shell);
+            self.add(at, shell);
         }
     }
 
     /// The edited model.
     pub(super) fn finish(mut self) -> Draft<'m> {
-        if let Some(graph) = &mut self.proto.graph {
-            let nodes = std::mem::take(&mut graph.node);
+        if let Some(mut graph) = self.proto.graph.take() {
             graph.initializer.retain(|tensor| !self.removed.contains(tensor.name()));
-            graph.node = self.first;
-            graph.node.reserve(nodes.len() + self.before.len());
-            for (at, node) in nodes.into_iter().enumerate() {
-                graph.node.extend(self.before.remove(&at).unwrap_or_default());
-                match self.replaced.remove(&at) {
-                    Some(nodes) => graph.node.extend(nodes),
-                    None => graph.node.push(node),
-                }
-            }
+            self.edit(&mut graph, &mut Vec::new(), &mut 0);
+            graph.node.splice(0..0, std::mem::take(&mut self.first));
+            self.proto.graph = Some(graph);
         }
         Draft { proto: self.proto, lazy: self.lazy, groups: self.groups }
     }
-}
 
-/// Every name of a value or node in the model, in bodies and functions too.
-fn names(model: &ModelProto) -> HashSet<String> {
-    let mut found = HashSet::new();
-    let mut of_nodes = |nodes: &[NodeProto]| {
-        for node in nodes {
-            found.extend(node.input.iter().chain(&node.output).cloned());
-            found.extend(node.name.clone());
+    /// Puts the edits into the graph at `path`, whose first node has the number `next`, and into its bodies.
+    fn edit(&mut self, graph: &mut GraphProto, path: &mut Vec<(usize, usize)>, next: &mut usize) {
+        let first = *next;
+        *next += graph.node.len();
+        graph.initializer.extend(self.added.remove(path.as_slice()).unwrap_or_default());
+        for (at, node) in graph.node.iter_mut().enumerate() {
+            for (number, body) in walk::graphs_of_mut(node).enumerate() {
+                path.push((at, number));
+                self.edit(body, path, next);
+                path.pop();
+            }
         }
-    };
-    let mut graphs: Vec<&GraphProto> = model.graph.iter().collect();
-    if let Some(graph) = &model.graph {
-        walk::bodies(&graph.node, &mut |body| graphs.push(body));
+        let nodes = std::mem::take(&mut graph.node);
+        graph.node.reserve(nodes.len());
+        for (at, node) in nodes.into_iter().enumerate().map(|(at, node)| (first + at, node)) {
+            graph.node.extend(self.before.remove(&at).unwrap_or_default());
+            match self.replaced.remove(&at) {
+                Some(nodes) => graph.node.extend(nodes),
+                None => graph.node.push(self.changed.remove(&at).unwrap_or(node)),
+            }
+        }
     }
-    for function in &model.functions {
-        of_nodes(&function.node);
-        walk::bodies(&function.node, &mut |body| graphs.push(body));
-    }
-    for graph in &graphs {
-        of_nodes(&graph.node);
-    }
-    for graph in graphs {
-        found.extend(graph.initializer.iter().map(|tensor| tensor.name().to_owned()));
-        found.extend(graph.input.iter().chain(&graph.output).map(|value| value.name().to_owned()));
-        let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
-        found.extend(sparse.map(|values| values.name().to_owned()));
-    }
-    found
 }

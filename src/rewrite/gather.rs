@@ -33,6 +33,7 @@ pub(super) fn encode(
     let values = Values::of(edit.model, site)?;
     let errors = edit.errors.clone();
     edit.promise(
+        site.at.node,
         parts,
         Box::new(move || {
             let made = quantize_rows(&values.matrix()?, scales, algorithm);

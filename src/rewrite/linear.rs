@@ -39,7 +39,15 @@ pub(super) fn encode(
     let original = edit.node(site.at.node).cloned().unwrap_or_default();
     match site.form {
         Form::Gemm { beta, .. } => gemm(edit, site, &original, dequantized, beta, shift.as_deref()),
-        _ => matmul(edit, site, &original, dequantized, shift.as_deref()),
+        Form::Einsum { lead, .. } => einsum(edit, site, &original, dequantized, lead),
+        _ => {
+            if let Some(slot) = edit.node(site.at.node).and_then(|node| node.input.get_mut(site.at.input)) {
+                *slot = dequantized;
+            }
+            let input = original.input.first().map_or("", String::as_str);
+            let matrix = rank(&edit.index(site.at.node), input, 32) == Some(2);
+            matmul(edit, site, &original, matrix, shift.as_deref())
+        }
     }
 }
 
@@ -71,6 +79,7 @@ fn dequantize(
     let errors = edit.errors.clone();
     let fitted = fitted.map(|fitted| fitted.quantized.clone());
     edit.promise(
+        site.at.node,
         parts,
         Box::new(move || {
             let made = match &fitted {
@@ -101,21 +110,65 @@ fn dequantize(
     Ok(result)
 }
 
-/// Puts the weight into the MatMul, and keeps what follows from hiding the product.
+/// Replaces an Einsum by the product of its operands as matrices.
+fn einsum(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, lead: usize) -> Result<()> {
+    let Form::Einsum { summed, made, .. } = &site.form else { return Ok(()) };
+    let at = site.at.node;
+    let output = original.output.first().cloned().unwrap_or_default();
+    let mut activation = original.input.get(1 - site.at.input.min(1)).cloned().unwrap_or_default();
+    if summed.len() > 1 {
+        let rows = edit.name(&format!("{output}_rows"));
+        let reshape = reshape(edit, at, &activation, &rows, lead, &[site.k]);
+        edit.insert_before(at, reshape);
+        activation = rows;
+    }
+    if made.len() > 1 {
+        let product = edit.name(&format!("{output}_product"));
+        let name = edit.name(&format!("{output}_MatMul"));
+        let matmul = node::build("MatMul", &name, &[&activation, &weight], &[&product], vec![]);
+        let reshape =
+            NodeProto { name: original.name.clone(), ..reshape(edit, at, &product, &output, lead, made) };
+        edit.replace(at, vec![matmul, reshape]);
+        return Ok(());
+    }
+    let plain = node::build("MatMul", original.name(), &[&activation, &weight], &[&output], vec![]);
+    if let Some(node) = edit.node(at) {
+        node.clone_from(&plain);
+    }
+    matmul(edit, site, &plain, lead == 1, None)
+}
+
+/// `output` is `input` with its first `lead` axes kept and `sizes` behind them.
+fn reshape(
+    edit: &mut Edit<'_>,
+    at: usize,
+    input: &str,
+    output: &str,
+    lead: usize,
+    sizes: &[usize],
+) -> NodeProto {
+    // 0 stands for the size that is there.
+    let sizes = sizes.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX));
+    let sizes: Vec<i64> = std::iter::repeat_n(0, lead).chain(sizes).collect();
+    let shape = edit.name(&format!("{output}_shape"));
+    let raw: Vec<u8> = sizes.iter().flat_map(|value| value.to_le_bytes()).collect();
+    edit.add(at, tensor::from_raw(&shape, DataType::Int64, &[sizes.len()], raw));
+    let name = edit.name(&format!("{output}_Reshape"));
+    node::build("Reshape", &name, &[input, &shape], &[output], vec![])
+}
+
+/// Keeps what follows a MatMul from hiding its product; `matrix` is whether that is of rank 2.
 fn matmul(
     edit: &mut Edit<'_>,
     site: &Site,
     original: &NodeProto,
-    weight: String,
+    matrix: bool,
     shift: Option<&[f32]>,
 ) -> Result<()> {
     let at = site.at.node;
     let output = original.output.first().map_or("", String::as_str);
-    let next = sole_consumer(&edit.index, output);
-    let matrix = original.input.first().is_some_and(|input| rank(&edit.index, input, 32) == Some(2));
-    if let Some(slot) = edit.node(at).and_then(|node| node.input.get_mut(site.at.input)) {
-        *slot = weight;
-    }
+    let index = edit.index(at);
+    let next = sole_consumer(&index, output);
     match next {
         Some((_, next)) if hides(next) || matrix && takes_no_vector(edit, site, output, next) => {
             let product = edit.name(&format!("{output}_product"));
@@ -129,7 +182,7 @@ fn matmul(
         Some((place, add)) if node::is(add, "Add") => {
             let sum = add.output.first().map_or("", String::as_str);
             let bias = add.input.iter().find(|name| *name != output).cloned().unwrap_or_default();
-            let hidden = sole_consumer(&edit.index, sum).is_some_and(|(_, next)| hides(next));
+            let hidden = sole_consumer(&index, sum).is_some_and(|(_, next)| hides(next));
             let Some(mut vector) = vector(edit, site, &bias, (1.0, 1))? else { return Ok(()) };
             vector.iter_mut().zip(shift.unwrap_or_default()).for_each(|(value, shift)| *value += shift);
             if hidden {
@@ -138,7 +191,7 @@ fn matmul(
                 edit.replace(place, vec![subtract]);
             } else if shift.is_some() {
                 let corrected = edit.name(&format!("{bias}_corrected"));
-                replace_vector(edit, &corrected, &vector, &bias, site.operand.delivered);
+                replace_vector(edit, site, &corrected, &vector, &bias);
                 let slots = edit.node(place).map(|add| &mut add.input);
                 for slot in slots.into_iter().flatten().filter(|slot| **slot == bias) {
                     slot.clone_from(&corrected);
@@ -160,20 +213,21 @@ fn subtraction(
     name: &str,
 ) -> NodeProto {
     let subtrahend = edit.name(&format!("{output}_subtrahend"));
-    replace_vector(edit, &subtrahend, vector, of, site.operand.delivered);
+    replace_vector(edit, site, &subtrahend, vector, of);
     let name = if name.is_empty() { edit.name(&format!("{output}_Sub")) } else { name.to_owned() };
     node::build("Sub", &name, &[product, &subtrahend], &[output], vec![])
 }
 
 /// Adds the vector `name` in the place of `of`, as small as that is stored.
-fn replace_vector(edit: &mut Edit<'_>, name: &str, values: &[f32], of: &str, kind: DataType) {
+fn replace_vector(edit: &mut Edit<'_>, site: &Site, name: &str, values: &[f32], of: &str) {
+    let (at, kind) = (site.at.node, site.operand.delivered);
     let half = float_tensor(name, &[values.len()], values, DataType::Float16);
     let holds = values.iter().all(|value| value.abs() <= f32::from(half::f16::MAX));
     match half.raw_data {
         Some(half) if holds && kind == DataType::Float && edit.halved.contains(of) => {
             stored::halved(edit, name, &[values.len()], half.to_vec());
         }
-        _ => edit.add(float_tensor(name, &[values.len()], values, kind)),
+        _ => edit.add(at, float_tensor(name, &[values.len()], values, kind)),
     }
 }
 
@@ -190,8 +244,9 @@ fn sole_consumer<'g>(index: &Index<'g>, value: &str) -> Option<(usize, &'g NodeP
 /// Whether the node adds anything but a constant vector to the product: of matrices, that becomes a Gemm.
 fn takes_no_vector(edit: &Edit<'_>, site: &Site, product: &str, node: &NodeProto) -> bool {
     let other = node.input.iter().find(|name| *name != product);
-    let vector =
-        other.and_then(|name| operand(&edit.index, name)).is_some_and(|found| found.dims == [site.n]);
+    let vector = other
+        .and_then(|name| operand(&edit.index(site.at.node), name))
+        .is_some_and(|found| found.dims == [site.n]);
     node::is(node, "Add") && !vector
 }
 
@@ -214,7 +269,7 @@ fn gemm(
     let output = original.output.first().cloned().unwrap_or_default();
     let bias = original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0);
     let subtrahend = match bias {
-        None if sole_consumer(&edit.index, &output)
+        None if sole_consumer(&edit.index(site.at.node), &output)
             .is_some_and(|(_, next)| hides(next) || takes_no_vector(edit, site, &output, next)) =>
         {
             Some(vec![0.0; site.n])
@@ -248,7 +303,7 @@ fn gemm(
                 let factor = edit.name(&format!("{output}_beta"));
                 let scaled = edit.name(&format!("{output}_scaled_bias"));
                 let name = edit.name(&format!("{output}_Mul"));
-                edit.add(float_tensor(&factor, &[], &[beta], site.operand.delivered));
+                edit.add(site.at.node, float_tensor(&factor, &[], &[beta], site.operand.delivered));
                 nodes.push(node::build("Mul", &name, &[&addend, &factor], &[&scaled], vec![]));
                 addend = scaled;
             }
@@ -267,8 +322,8 @@ fn vector(
     bias: &str,
     (factor, rank): (f32, usize),
 ) -> Result<Option<Vec<f32>>> {
-    let Some(found) = operand(&edit.index, bias) else { return Ok(None) };
-    let Some(tensor) = graph::stored(edit.model, found.origin) else { return Ok(None) };
+    let Some(found) = operand(&edit.index(site.at.node), bias) else { return Ok(None) };
+    let Some(tensor) = graph::stored(edit.model, &found) else { return Ok(None) };
     let width = found.dims.last().copied().unwrap_or(1);
     if found.dims.iter().rev().skip(1).any(|dim| *dim != 1) || !(width == 1 || width == site.n) {
         return Ok(None);

@@ -16,9 +16,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::calibrate::Fitted;
 use crate::error::{Error, Result};
-use crate::graph::{Form, Inventory, Site, WeightUse, sweep};
-use crate::onnx::proto::{StringStringEntryProto, tensor_proto::DataType};
-use crate::onnx::{Checked, Draft, Model};
+use crate::graph::{Form, Inventory, Origin, Site, WeightUse, sweep};
+use crate::onnx::proto::{GraphProto, StringStringEntryProto, tensor_proto::DataType};
+use crate::onnx::{Checked, Draft, Model, walk};
 use crate::opset;
 use crate::plan::{Encoding, Plan, Stored, UsePlan};
 use crate::quant::{CodeKind, ScaleStorage, WeightError};
@@ -78,6 +78,7 @@ pub fn rewrite<'m>(
     edit.halved = halved.map(|decision| decision.tensor.clone()).collect();
     for (at, (decision, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
         let same = decision.tensor == weight.name
+            && decision.place == weight.place
             && decision.shape == weight.dims
             && decision.bytes_before == weight.bytes
             && decision.uses.len() == weight.uses.len();
@@ -85,10 +86,13 @@ pub fn rewrite<'m>(
             return Err(misfit(&format!("'{}' is not the same there", decision.tensor)));
         }
         if let Some(how) = decision.stored {
-            if weight.uses.iter().any(|usage| matches!(usage, WeightUse::Site(_))) {
-                return Err(misfit(&format!("'{}' is not stored so", decision.tensor)));
+            let is_site = weight.uses.iter().any(|usage| matches!(usage, WeightUse::Site(_)));
+            match weight.origin {
+                Origin::Initializer(number) if weight.place.is_none() && !is_site => {
+                    stored::encode(&mut edit, decision, how, number, at)?;
+                }
+                _ => return Err(misfit(&format!("'{}' is not stored so", decision.tensor))),
             }
-            stored::encode(&mut edit, decision, how, weight.origin, at)?;
             continue;
         }
         for (number, (usage, found)) in decision.uses.iter().zip(&weight.uses).enumerate() {
@@ -125,10 +129,8 @@ pub fn rewrite<'m>(
     let lacking = plan.packed_uses() > 0 && model.opset() < packed::OPSET;
     let raised =
         if plan.blocked_uses() > 0 || lacking || old { Some(opset::raise(&mut draft.proto)?) } else { None };
-    for node in draft.proto.graph.iter_mut().flat_map(|graph| &mut graph.node) {
-        if node.domain() == linear::PENDING {
-            node.domain = None;
-        }
+    if let Some(graph) = &mut draft.proto.graph {
+        settle(graph);
     }
     sweep(&mut draft.proto);
     let entries = metadata.iter().map(|(key, value)| StringStringEntryProto {
@@ -138,6 +140,16 @@ pub fn rewrite<'m>(
     draft.proto.metadata_props.retain(|entry| !metadata.iter().any(|(key, _)| *key == entry.key()));
     draft.proto.metadata_props.extend(entries);
     Ok(Rewritten { draft, errors, raised })
+}
+
+/// Gives the nodes that were of the new operator set all along their domain.
+fn settle(graph: &mut GraphProto) {
+    for node in &mut graph.node {
+        if node.domain() == linear::PENDING {
+            node.domain = None;
+        }
+        walk::graphs_of_mut(node).for_each(settle);
+    }
 }
 
 /// Whether the use is one of this site, and the encoding one that its operation takes.

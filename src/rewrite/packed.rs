@@ -42,7 +42,7 @@ pub(super) fn encode(
     let original = edit.node(site.at.node).cloned().unwrap_or_default();
     let ids = original.input.get(1).cloned().unwrap_or_default();
     let output = original.output.first().cloned().unwrap_or_default();
-    let rank = rank(&edit.index, &ids, STEPS);
+    let rank = rank(&edit.index(site.at.node), &ids, STEPS);
 
     let table = edit.name(&format!("{weight}_quantized"));
     let table_scales = edit.name(&format!("{weight}_scale"));
@@ -54,6 +54,7 @@ pub(super) fn encode(
     let values = Values::of(edit.model, site)?;
     let errors = edit.errors.clone();
     edit.promise(
+        site.at.node,
         parts,
         Box::new(move || {
             let (codes, scales, error) = format.quantize(&values.matrix()?, algorithm);
@@ -62,7 +63,7 @@ pub(super) fn encode(
         }),
     );
 
-    let mut chain = Chain { edit, stem: output.clone(), nodes: Vec::new() };
+    let mut chain = Chain { edit, at: site.at.node, stem: output.clone(), nodes: Vec::new() };
     let gather = || original.attribute.clone();
     let to = |kind: DataType| vec![node::int_attribute("to", kind as i64)];
     let axis = |axis| vec![node::int_attribute("axis", axis)];
@@ -113,6 +114,8 @@ fn size(value: usize) -> i64 {
 /// Nodes one after the other, named after the value that they make in the end.
 struct Chain<'a, 'm> {
     edit: &'a mut Edit<'m>,
+    /// The node that they replace.
+    at: usize,
     stem: String,
     nodes: Vec<NodeProto>,
 }
@@ -134,7 +137,7 @@ impl Chain<'_, '_> {
     /// Adds a constant; gives its name.
     fn constant(&mut self, what: &str, tensor: &TensorProto) -> String {
         let name = self.edit.name(&format!("{}_{what}", self.stem));
-        self.edit.add(TensorProto { name: Some(name.clone()), ..tensor.clone() });
+        self.edit.add(self.at, TensorProto { name: Some(name.clone()), ..tensor.clone() });
         name
     }
 

@@ -2,7 +2,7 @@
 
 use super::edit::Edit;
 use crate::error::Result;
-use crate::graph::{Origin, Values};
+use crate::graph::Values;
 use crate::onnx::node;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::tensor;
@@ -14,12 +14,12 @@ pub(super) fn encode(
     edit: &mut Edit<'_>,
     decision: &Decision,
     how: Stored,
-    origin: Origin,
+    initializer: usize,
     at: usize,
 ) -> Result<()> {
     let name = decision.tensor.as_str();
     let (rows, columns) = stored_matrix(&decision.shape, decision.role);
-    let values = Values::rows(edit.model, origin, (rows, columns))?;
+    let values = Values::rows(edit.model, initializer, (rows, columns))?;
     edit.remove(name);
     match how {
         Stored::Float16 => {
@@ -49,6 +49,7 @@ pub(super) fn encode(
                 (scale.clone(), DataType::Float, grid),
             ];
             edit.promise(
+                0,
                 parts,
                 Box::new(move || {
                     let made = quantize_rows(&values.matrix()?, ScaleStorage::F32, Algorithm::Search);
@@ -67,7 +68,7 @@ pub(super) fn encode(
 /// Adds `name` as the float32 of the float16 payload `half`.
 pub(super) fn halved(edit: &mut Edit<'_>, name: &str, dims: &[usize], half: Vec<u8>) {
     let small = edit.name(&format!("{name}_half"));
-    edit.add(tensor::from_raw(&small, DataType::Float16, dims, half));
+    edit.add_to_main(tensor::from_raw(&small, DataType::Float16, dims, half));
     let to = vec![node::int_attribute("to", DataType::Float as i64)];
     edit.put_first(node::build("Cast", "", &[&small], &[name], to));
 }

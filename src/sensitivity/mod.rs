@@ -91,12 +91,13 @@ fn one_quantized(
     algorithm: Algorithm,
     original: &Runner,
 ) -> Result<Option<Runner>> {
-    let Some(tensor) = stored(model, site.operand.origin) else { return Ok(None) };
+    let Some(tensor) = stored(model, &site.operand) else { return Ok(None) };
     let name = match site.operand.origin {
         Origin::Initializer(_) => tensor.name().to_owned(),
         Origin::Constant(at) => {
-            let node = model.graph().node.get(at);
-            node.and_then(|node| node.output.first()).cloned().unwrap_or_default()
+            // What stands in a body cannot be replaced from outside.
+            let Some(node) = model.graph().node.get(at) else { return Ok(None) };
+            node.output.first().cloned().unwrap_or_default()
         }
     };
     let Some(mut dense) = tensor::floats(tensor) else { return Ok(None) };

@@ -202,7 +202,14 @@ def reference(model):
     means."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    graph = result.graph
+    in_floats(result.graph)
+    return result.SerializeToString()
+
+
+def in_floats(graph):
+    """The same for one graph and its bodies: each has its own codes."""
+    for body in bodies_of(graph):
+        in_floats(body)
     constants = {t.name: t for t in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
     kept = []
@@ -223,7 +230,6 @@ def reference(model):
         gather = helper.make_node("Gather", [table.name, chain[0].input[1]], list(last.output), name=last.name)
         graph.node.remove(last)
         graph.node.insert(position, gather)
-    return result.SerializeToString()
 
 
 # What stands behind the Gather of a 4-bit table, in the order of efq's nodes; those in brackets may be missing.
@@ -409,12 +415,16 @@ def check_fusion(tally, subject, fusion, model, optimized):
     tally.check(subject, "stored tensors folded at load", casts == 0, f"{casts} casts of constants are left")
 
 
+def bodies_of(graph):
+    """The graphs that the graph's own nodes hold."""
+    return [a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+
+
 def nodes_of(graph):
     """Nodes of the graph and of its bodies."""
-    for node in graph.node:
-        yield node
-        for body in (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH):
-            yield from nodes_of(body)
+    yield from graph.node
+    for body in bodies_of(graph):
+        yield from nodes_of(body)
 
 
 def check_figures(tally, subject, case, report, default, plain):

@@ -60,7 +60,7 @@ pub(super) fn spans(model: &Model, index: &Index<'_>, input: &str, channels: usi
 /// The first value of a stored constant.
 fn constant(model: &Model, index: &Index<'_>, name: &str) -> Option<f32> {
     let found = operand(index, name)?;
-    tensor::floats(stored(model, found.origin)?)?.first().copied()
+    tensor::floats(stored(model, &found)?)?.first().copied()
 }
 
 /// An image of `channels` planes one after another, in `span`, with some contrast and brightness.
