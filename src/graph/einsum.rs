@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn tells_linear_layers_from_other_sums() {
-        let layers: [(&str, usize, &[usize], (usize, [usize; 2], [usize; 2])); 7] = [
+        type View = (usize, [usize; 2], [usize; 2]);
+        let layers: [(&str, usize, &[usize], View); 7] = [
             ("abc,cd->abd", 1, &[8, 5], (2, [8, 5], [5, 1])),
             ("abc, dc -> abd", 1, &[5, 8], (2, [8, 5], [1, 8])),
             ("bsd,dhk->bshk", 1, &[8, 2, 3], (2, [8, 6], [6, 1])),
