@@ -50,7 +50,8 @@ fn four_gigabytes_are_rewritten_within_300_megabytes() {
     net.save(&folder.join("m.onnx"));
 
     // Weights 0 to 59 stay: 2 GB, more than goes into the model file itself.
-    let mut args = vec!["rewrite", "m.onnx", "-o", "out.onnx", "--algorithm", "rtn", "-q"];
+    let mut args =
+        vec!["rewrite", "m.onnx", "-p", "high_accuracy", "-o", "out.onnx", "--algorithm", "rtn", "-q"];
     args.extend(["--tensor", "w0[0-5]?=float"]);
     let mut child = folder.command(&args).spawn().unwrap();
     let mut peak = 0;

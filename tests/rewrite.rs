@@ -1203,7 +1203,10 @@ fn a_rewritten_model_has_nothing_left() {
 fn what_cannot_be_validated_is_rewritten() {
     let foreign = Net::linear(64, 64)
         .node("Frobnicate", "custom\u{1b}[31m", &["logits"], &["extra"], vec![])
-        .with(|graph| graph.node[1].domain = Some("acme".into()));
+        .with(|graph| {
+            graph.node[1].domain = Some("acme".into());
+            graph.output = vec![value("extra", DataType::Float, &["batch", "64"])];
+        });
     let counts = Net::linear(64, 64).node("ArgMax", "best", &["logits"], &["class"], vec![]).with(|graph| {
         graph.output = vec![value("class", DataType::Int64, &["1", "64"])];
     });
