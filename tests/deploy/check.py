@@ -198,8 +198,8 @@ def relative(reference, candidate, masks=None):
 # --- the dequantized reference ---------------------------------------------------------------------------------------
 
 def reference(model):
-    """The model with every blocked DequantizeLinear over constants, and every 4-bit table, replaced by the floats it
-    means."""
+    """The model with every blocked DequantizeLinear over constants, every 4-bit table and every tensor stored small
+    replaced by the floats it means."""
     result = onnx.ModelProto()
     result.CopyFrom(model)
     in_floats(result.graph)
@@ -220,6 +220,11 @@ def in_floats(graph):
             kept.append(node)
     del graph.node[:]
     graph.node.extend(kept)
+    for nodes, floats in stored_small(kept, constants):
+        for node in nodes:
+            graph.node.remove(node)
+        graph.initializer.append(floats)
+    kept = list(graph.node)
     for chain in packed_tables(kept, constants):
         last = chain[-1]
         table = numpy_helper.from_array(decoded_table(chain, constants), last.output[0] + "_table")
@@ -230,6 +235,24 @@ def in_floats(graph):
         gather = helper.make_node("Gather", [table.name, chain[0].input[1]], list(last.output), name=last.name)
         graph.node.remove(last)
         graph.node.insert(position, gather)
+
+
+def stored_small(nodes, constants):
+    """The nodes of each tensor that is stored small and runs as float, and the initializer that they mean: float16
+    behind a Cast, or INT8 behind a Cast and a Mul by constant scales."""
+    for node in nodes:
+        stored = constants.get(node.input[0]) if node.op_type == "Cast" else None
+        if stored is None or stored.data_type not in (TensorProto.FLOAT16, TensorProto.INT8):
+            continue
+        floats = numpy_helper.to_array(stored).astype(np.float32)
+        chain = [node]
+        if stored.data_type == TensorProto.INT8:
+            takers = [other for other in nodes if node.output[0] in other.input]
+            if len(takers) != 1 or takers[0].op_type != "Mul" or takers[0].input[1] not in constants:
+                continue
+            floats = floats * numpy_helper.to_array(constants[takers[0].input[1]])
+            chain += takers
+        yield chain, numpy_helper.from_array(floats, chain[-1].output[0])
 
 
 # What stands behind the Gather of a 4-bit table, in the order of efq's nodes; those in brackets may be missing.
