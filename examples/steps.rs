@@ -32,6 +32,12 @@ fn run() -> Result<(), Box<dyn Error>> {
         return Err(format!("step '{unknown}' is none of {}", known.join(", ")).into());
     }
     let preset = Preset::builtin("high_accuracy").ok_or("no such preset")?;
+    // Taken also where it is worse than search: that is what is measured.
+    let overrides = Overrides {
+        block_size: Some(BlockSize::B32),
+        algorithm: Some(AlgorithmName::Gptq),
+        ..Overrides::default()
+    };
     let settings = Settings::new(&preset, &overrides)?;
     let options = RewriteOptions {
         output: Some(PathBuf::from(out)),

@@ -140,31 +140,39 @@ impl Chooser<'_> {
                 .find(|rule| rule.selector.matches(weight.role, operator, &[name, ""])),
             WeightUse::Site(_) => None,
         });
+        let known = matches!(
+            weight.role,
+            Role::Convolution
+                | Role::Recurrent
+                | Role::Expert
+                | Role::PositionEmbeddings
+                | Role::Bias
+                | Role::Normalization
+        );
         let (store, origin) = match matched {
             Some(rule) => (rule.store, rule.origin.clone()),
-            None => (self.settings.unfused, self.settings.preset.clone()),
+            // What has no role may be a mask or a filter.
+            None if known => (self.settings.unfused, self.settings.preset.clone()),
+            None => return Ok(()),
         };
-        if store == Store::Float || !usable {
+        if store == Store::Float || !usable || weight.bytes < LEAST_STORED {
             return Ok(());
         }
         let how = if vector { Stored::Float16 } else { Stored::Int8 };
-        let (rows, columns) = super::stored_matrix(&weight.dims, weight.role);
-        let values = Values::rows(self.model, at, (rows, columns))?;
-        let largest =
-            values.matrix()?.values().iter().fold(0.0f32, |most, value| {
-                if value.is_nan() { f32::INFINITY } else { most.max(value.abs()) }
-            });
-        let holds = match how {
-            Stored::Float16 => largest <= f32::from(half::f16::MAX),
-            Stored::Int8 => largest.is_finite(),
-        };
         let after = how.bytes(&weight.dims, weight.role) + if vector { 128 } else { 256 };
-        if !holds || weight.bytes < LEAST_STORED || after >= weight.bytes {
+        let (rows, columns) = super::stored_matrix(&weight.dims, weight.role);
+        let values = Values::rows(self.model, at, (rows, columns))?.matrix()?.values();
+        if after >= weight.bytes || !how.holds(&values) {
             return Ok(());
         }
         decision.stored = Some(how);
         for usage in &mut decision.uses {
-            usage.reason = format!("{origin}: stored small, runs as float");
+            let form = if store == Store::Int4 && !vector {
+                "stored as int8, as int4 is not,"
+            } else {
+                "stored small,"
+            };
+            usage.reason = format!("{origin}: {form} runs as float");
         }
         decision.recount();
         Ok(())

@@ -27,6 +27,19 @@ impl Stored {
         }) as u64
     }
 
+    /// Whether the form is near enough to these values: of normal size, and to float16 precision where it is that.
+    pub fn holds(self, values: &[f32]) -> bool {
+        let largest = f32::from(half::f16::MAX);
+        values.iter().all(|value| value.abs() <= largest)
+            && (self == Stored::Int8 || {
+                let squares = |of: &dyn Fn(f32) -> f32| -> f64 {
+                    values.iter().map(|value| f64::from(of(*value)).powi(2)).sum()
+                };
+                let lost = squares(&|value| f32::from(half::f16::from_f32(value)) - value);
+                lost <= 1e-6 * squares(&|value| value)
+            })
+    }
+
     /// In the words of reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -56,6 +69,8 @@ mod tests {
         assert_eq!(matrix(&[2, 256, 64], Role::Recurrent), (512, 64));
         assert_eq!(matrix(&[1, 17, 128], Role::PositionEmbeddings), (17, 128));
         assert_eq!(matrix(&[128], Role::Bias), (1, 128));
+        assert!(Stored::Float16.holds(&[1.0, -0.5]) && !Stored::Float16.holds(&[1e-7, 3e-7]));
+        assert!(!Stored::Int8.holds(&[0.0, f32::MIN]) && !Stored::Int8.holds(&[f32::NAN]));
         assert_eq!(Stored::Int8.bytes(&[64, 3, 7, 7], Role::Convolution), 64 * 147 + 256);
     }
 }

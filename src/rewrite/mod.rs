@@ -88,7 +88,9 @@ pub fn rewrite<'m>(
         if let Some(how) = decision.stored {
             let is_site = weight.uses.iter().any(|usage| matches!(usage, WeightUse::Site(_)));
             match weight.origin {
-                Origin::Initializer(number) if weight.place.is_none() && !is_site => {
+                Origin::Initializer(number)
+                    if weight.place.is_none() && !is_site && weight.data_type == DataType::Float =>
+                {
                     stored::encode(&mut edit, decision, how, number, at)?;
                 }
                 _ => return Err(misfit(&format!("'{}' is not stored so", decision.tensor))),
