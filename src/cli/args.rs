@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use crate::data::Source;
 use crate::error::Error;
 use crate::error::Result;
-use crate::preset::{self, AlgorithmName, BlockSize, Preset, Scales, Store};
+use crate::preset::{self, AlgorithmName, BlockSize, Emit, Preset, Scales, Store};
 use crate::role::Role;
 use crate::settings::Budget;
 use crate::settings::{Overrides, Settings};
@@ -118,7 +118,7 @@ pub(super) struct Rewrite {
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
     /// Repeat a plan, to the same bytes
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "embeddings", "head"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "emit", "embeddings", "head"])]
     pub from_plan: Option<PathBuf>,
     /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made
     #[arg(long, value_name = "FILE", help_heading = "Samples")]
@@ -318,6 +318,9 @@ pub(super) struct WeightArgs {
     /// Type of the scales
     #[arg(long, value_enum)]
     pub scales: Option<ScalesArg>,
+    /// The node that takes an INT4 or INT8 weight of a linear
+    #[arg(long, value_enum)]
+    pub emit: Option<EmitArg>,
     /// How embedding tables are stored, whatever the preset keeps
     #[arg(long, value_enum)]
     pub embeddings: Option<StoreArg>,
@@ -405,6 +408,15 @@ pub(super) enum ScalesArg {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum EmitArg {
+    /// A standard DequantizeLinear, which ONNX Runtime fuses with the product; needs opset 21
+    Qdq,
+    /// com.microsoft.MatMulNBits: for ONNX Runtime only, at any opset, loads faster
+    #[value(name = "matmulnbits")]
+    MatMulNBits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum StoreArg {
     Keep,
     Int8,
@@ -456,6 +468,10 @@ impl WeightArgs {
             scales: self.scales.map(|scales| match scales {
                 ScalesArg::Fp16 => Scales::Fp16,
                 ScalesArg::Fp32 => Scales::Fp32,
+            }),
+            emit: self.emit.map(|emit| match emit {
+                EmitArg::Qdq => Emit::Qdq,
+                EmitArg::MatMulNBits => Emit::MatMulNBits,
             }),
             embeddings: self.embeddings.and_then(StoreArg::store),
             head: self.head.and_then(StoreArg::store),

@@ -4,16 +4,26 @@
 //! Rules: selector and action of `DQMatMulToMatMulNBits` in ONNX Runtime 1.25 to 1.32, and what hides a
 //! product from them (measured on 1.32).
 
+use super::nbits;
 use crate::graph::{Index, operand, rank};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Model, node, node_subject, tensor};
 use crate::quant::BLOCKS;
 
+/// A linear layer that runs as a quantized product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fused {
+    /// Index of its node.
+    pub node: usize,
+    /// The block in which a default session rounds its activations to int8; `None` where it does not.
+    pub rounded: Option<usize>,
+}
+
 /// How many blocked weights ONNX Runtime fuses.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fusion {
-    /// Linear layers in the fused form: indices of their nodes, with the block size.
-    pub fused: Vec<(usize, usize)>,
+    /// Linear layers in the fused form, or that are MatMulNBits already.
+    pub fused: Vec<Fused>,
     /// The others: the DequantizeLinear node and the reason.
     pub unfused: Vec<(String, String)>,
     /// Whether one of the fused ones is a Gemm or has 8-bit codes, which needs ONNX Runtime 1.25.
@@ -36,14 +46,17 @@ impl Fusion {
 pub fn fusion(model: &Checked<Model>) -> Fusion {
     let index = Index::new(model.graph(), model.proto.ir_version());
     let mut found = Fusion::default();
-    for node in &model.graph().node {
+    for (at, node) in model.graph().node.iter().enumerate() {
+        if nbits::is_nbits(node) {
+            found.fused.push(Fused { node: at, rounded: nbits::rounded_block(node) });
+        }
         let block = node::int(node, "block_size", 0);
         if !node::is(node, "DequantizeLinear") || block == 0 {
             continue;
         }
         match examine(&index, node, block) {
             Ok((user, block, newer)) => {
-                found.fused.push((user, block));
+                found.fused.push(Fused { node: user, rounded: Some(block) });
                 found.needs_1_25 |= newer;
             }
             Err(reason) => found.unfused.push((node_subject(node), reason)),

@@ -1,9 +1,9 @@
-//! Model → what the runtime can run: 4-bit and blocked weights decoded to float32, the measured output alone,
+//! Model → what the runtime can run: 4-bit and blocked weights, those of MatMulNBits too, decoded to float32, the measured output alone,
 //! and the int8 step of the fused kernels where it is asked for.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Variant, activation, fusion};
+use super::{Variant, activation, fusion, nbits};
 use crate::error::{Error, Result};
 use crate::graph::{Index, sweep};
 use crate::onnx::proto::{ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType};
@@ -24,9 +24,12 @@ pub(super) fn lower(model: &Checked<Model>, output: &str, variant: Variant) -> R
             decoded.insert(at, tensor);
         }
     }
+    let mut weights: Vec<TensorProto> = Vec::new();
     let rounded: HashMap<usize, usize> = match variant {
         Variant::WeightsOnly => HashMap::new(),
-        Variant::Deployed => fusion(model).fused.into_iter().collect(),
+        Variant::Deployed => {
+            fusion(model).fused.iter().filter_map(|fused| Some((fused.node, fused.rounded?))).collect()
+        }
     };
     let mut proto = model.proto.clone();
     let Some(graph) = &mut proto.graph else { return Ok(proto) };
@@ -44,12 +47,18 @@ pub(super) fn lower(model: &Checked<Model>, output: &str, variant: Variant) -> R
             }
             *input = name;
         }
+        if nbits::is_nbits(&node) {
+            let (weight, product) = nbits::lowered(&index, &node)?;
+            weights.push(weight);
+            nodes.extend(product);
+            continue;
+        }
         nodes.push(node);
     }
     graph.node = nodes;
     let mut tensors: Vec<(usize, TensorProto)> = decoded.into_iter().collect();
     tensors.sort_by_key(|(at, _)| *at);
-    graph.initializer.extend(tensors.into_iter().map(|(_, tensor)| tensor));
+    graph.initializer.extend(tensors.into_iter().map(|(_, tensor)| tensor).chain(weights));
     graph.output = vec![ValueInfoProto { name: Some(output.to_owned()), ..Default::default() }];
     graph.value_info.clear();
     proto.metadata_props.clear();
@@ -100,7 +109,7 @@ fn dequantized(index: &Index<'_>, node: &NodeProto) -> Result<Option<TensorProto
 }
 
 /// Constant scales, also behind a Cast.
-fn scales(index: &Index<'_>, name: &str) -> Result<Option<Vec<f32>>> {
+pub(super) fn scales(index: &Index<'_>, name: &str) -> Result<Option<Vec<f32>>> {
     let name = match index.producer(name) {
         Some((_, cast)) if node::is(cast, "Cast") => cast.input.first().map_or("", String::as_str),
         Some(_) => return Ok(None),

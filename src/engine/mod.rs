@@ -8,13 +8,14 @@ mod activation;
 mod fusion;
 mod glue;
 mod lower;
+mod nbits;
 mod refuse;
 mod runtime;
 mod stages;
 mod value;
 
 pub use activation::round_rows;
-pub use fusion::{Fusion, fusion};
+pub use fusion::{Fused, Fusion, fusion};
 pub use runtime::{Output, Runner};
 pub use stages::{Cut, Run, Stage, Stages};
 pub use value::Value;

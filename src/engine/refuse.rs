@@ -1,5 +1,6 @@
 //! What the runtime would compute wrongly without a word, or cannot run at all: refused by name beforehand.
 
+use super::nbits;
 use crate::error::{Error, Result};
 use crate::onnx::proto::{GraphProto, NodeProto};
 use crate::onnx::{Checked, Model, node, node_subject, walk};
@@ -29,7 +30,7 @@ pub(super) fn refuse(model: &Checked<Model>) -> Result<()> {
         return Err(Error::unsupported(name, "the runtime does not know model-local functions"));
     }
     let mut found = None;
-    let mut visit = |graph: &GraphProto| {
+    let mut visit = |graph: &GraphProto, depth: usize| {
         if let Some(sparse) = graph.sparse_initializer.first() {
             let name = sparse.values.as_ref().map_or("", |values| values.name());
             found.get_or_insert((
@@ -43,7 +44,9 @@ pub(super) fn refuse(model: &Checked<Model>) -> Result<()> {
             } else {
                 format!("{}.{}", node.domain(), node.op_type())
             };
-            if !node::is_default_domain(node) {
+            // Lowering makes a product of it, in the main graph.
+            let known = depth == 0 && nbits::is_nbits(node);
+            if !node::is_default_domain(node) && !known {
                 found.get_or_insert((node_subject(node), format!("the runtime does not know {operator}")));
             }
             let wrong = WRONG.iter().find(|(op, when, _)| *op == node.op_type() && when(node));
@@ -55,8 +58,8 @@ pub(super) fn refuse(model: &Checked<Model>) -> Result<()> {
             }
         }
     };
-    visit(model.graph());
-    walk::bodies(&model.graph().node, &mut visit);
+    visit(model.graph(), 0);
+    walk::bodies(&model.graph().node, &mut |body| visit(body, 1));
     match found {
         None => Ok(()),
         Some((subject, what)) => Err(Error::unsupported(subject, what)),

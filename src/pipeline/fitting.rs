@@ -11,7 +11,7 @@ use crate::graph::Inventory;
 use crate::onnx::{Checked, Model};
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, ScaleStorage};
+use crate::quant::{Algorithm, Emit, ScaleStorage};
 use crate::report;
 
 /// The samples of a run, read once, and the last calibration.
@@ -154,6 +154,11 @@ impl<'a> Fitting<'a> {
     /// Type of the scales in this run.
     pub fn scales(&self) -> ScaleStorage {
         self.options.settings.scales
+    }
+
+    /// The node that takes a blocked weight in this run.
+    pub fn emit(&self) -> Emit {
+        self.options.settings.emit
     }
 
     /// What came of it.

@@ -137,17 +137,22 @@ fn matmul(
                 let subtract = subtraction(edit, site, sum, output, &vector, add.name());
                 edit.replace(place, vec![subtract]);
             } else if shift.is_some() {
-                let corrected = edit.name(&format!("{bias}_corrected"));
-                edit.add(float_tensor(&corrected, &[site.n], &vector, site.operand.delivered));
-                let slots = edit.node(place).map(|add| &mut add.input);
-                for slot in slots.into_iter().flatten().filter(|slot| **slot == bias) {
-                    slot.clone_from(&corrected);
-                }
+                correct(edit, site, place, &bias, &vector);
             }
         }
         _ => {}
     }
     Ok(())
+}
+
+/// Puts `vector` in the place of `bias` in the Add at `place`.
+pub(super) fn correct(edit: &mut Edit<'_>, site: &Site, place: usize, bias: &str, vector: &[f32]) {
+    let corrected = edit.name(&format!("{bias}_corrected"));
+    edit.add(float_tensor(&corrected, &[site.n], vector, site.operand.delivered));
+    let slots = edit.node(place).map(|add| &mut add.input);
+    for slot in slots.into_iter().flatten().filter(|slot| **slot == bias) {
+        slot.clone_from(&corrected);
+    }
 }
 
 /// `output = product - vector`.
@@ -166,7 +171,7 @@ fn subtraction(
 }
 
 /// The only node that takes `value`, if nothing else does.
-fn sole_consumer<'g>(index: &Index<'g>, value: &str) -> Option<(usize, &'g NodeProto)> {
+pub(super) fn sole_consumer<'g>(index: &Index<'g>, value: &str) -> Option<(usize, &'g NodeProto)> {
     match index.consumers(value) {
         [slot] if !index.is_output(value) && index.captured_by(value).is_empty() => {
             Some((slot.node, index.node(slot.node)?))
@@ -230,15 +235,7 @@ fn gemm(
             let apart = edit.name(&format!("{output}_apart"));
             let zeros = vec![0.0; site.n];
             nodes.push(subtraction(edit, site, &apart, &product, &zeros, ""));
-            let mut addend = bias.cloned().unwrap_or_default();
-            if beta != 1.0 {
-                let factor = edit.name(&format!("{output}_beta"));
-                let scaled = edit.name(&format!("{output}_scaled_bias"));
-                let name = edit.name(&format!("{output}_Mul"));
-                edit.add(float_tensor(&factor, &[], &[beta], site.operand.delivered));
-                nodes.push(node::build("Mul", &name, &[&addend, &factor], &[&scaled], vec![]));
-                addend = scaled;
-            }
+            let addend = scaled(edit, site, &output, bias.map_or("", String::as_str), beta, &mut nodes);
             nodes.push(node::build("Add", original.name(), &[&apart, &addend], &[&output], vec![]));
         }
     }
@@ -246,9 +243,29 @@ fn gemm(
     Ok(())
 }
 
+/// The name of `beta` times `bias`, for which a node is added to `nodes` where it must be.
+pub(super) fn scaled(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    output: &str,
+    bias: &str,
+    beta: f32,
+    nodes: &mut Vec<NodeProto>,
+) -> String {
+    if beta == 1.0 {
+        return bias.to_owned();
+    }
+    let factor = edit.name(&format!("{output}_beta"));
+    let scaled = edit.name(&format!("{output}_scaled_bias"));
+    let name = edit.name(&format!("{output}_Mul"));
+    edit.add(float_tensor(&factor, &[], &[beta], site.operand.delivered));
+    nodes.push(node::build("Mul", &name, &[bias, &factor], &[&scaled], vec![]));
+    scaled
+}
+
 /// The constant bias of at most `rank` as `factor` times its values, one for each of the N columns; `None` if
 /// it is no vector.
-fn vector(
+pub(super) fn vector(
     edit: &Edit<'_>,
     site: &Site,
     bias: &str,

@@ -8,19 +8,20 @@
 mod edit;
 mod gather;
 mod linear;
+mod nbits;
 mod packed;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::calibrate::Fitted;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::graph::{Form, Inventory, Site, WeightUse, sweep};
 use crate::onnx::proto::{StringStringEntryProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Draft, Model};
 use crate::opset;
-use crate::plan::{Encoding, Plan, UsePlan};
-use crate::quant::{CodeKind, ScaleStorage, WeightError};
+use crate::plan::{Encoding, PACKED_OPSET, Plan, UsePlan};
+use crate::quant::{CodeKind, Emit, ScaleStorage, WeightError};
 
 use edit::Edit;
 
@@ -97,7 +98,11 @@ pub fn rewrite<'m>(
                 }
                 (Encoding::Blocks { scheme, algorithm }, Some(site)) => {
                     let wish = linear::Wish { scheme, algorithm, fitted: fitted.get(&(at, number)) };
-                    linear::encode(&mut edit, site, &weight.name, wish, (at, number))?;
+                    let encode = match scheme.emit {
+                        Emit::Qdq => linear::encode,
+                        Emit::MatMulNBits => nbits::encode,
+                    };
+                    encode(&mut edit, site, &weight.name, wish, (at, number))?;
                 }
                 (Encoding::PackedRows { format, algorithm }, Some(site)) => {
                     packed::encode(&mut edit, site, &weight.name, format, algorithm, (at, number))?;
@@ -110,11 +115,19 @@ pub fn rewrite<'m>(
         }
     }
     let mut draft = edit.finish();
-    // An old IR lists initializers as inputs, and an old operator set has none of what a table needs.
-    let old = model.proto.ir_version() < 4 || model.opset() < opset::LOWEST;
-    let lacking = plan.packed_uses() > 0 && model.opset() < packed::OPSET;
-    let raised =
-        if plan.blocked_uses() > 0 || lacking || old { Some(opset::raise(&mut draft.proto)?) } else { None };
+    // An old operator set has none of what a table needs.
+    let old = model.opset() < opset::LOWEST || plan.packed_uses() > 0 && model.opset() < PACKED_OPSET;
+    let raised = if plan.emits(Emit::Qdq) || old {
+        Some(opset::raise(&mut draft.proto).map_err(|error| match error.kind() {
+            Kind::Unsupported if !old => error.or_help("--emit matmulnbits needs no opset 21"),
+            _ => error,
+        })?)
+    } else {
+        opset::free_initializers(&mut draft.proto)
+    };
+    if plan.emits(Emit::MatMulNBits) {
+        nbits::declare(&mut draft.proto);
+    }
     for node in draft.proto.graph.iter_mut().flat_map(|graph| &mut graph.node) {
         if node.domain() == linear::PENDING {
             node.domain = None;
