@@ -269,3 +269,61 @@ fn what_is_no_matmulnbits_that_efq_knows_is_named() {
         .join("\n")
     );
 }
+
+fn least(report: &serde_json::Value) -> &str {
+    report["fusion"]["least_onnxruntime"].as_str().unwrap()
+}
+
+/// As measured on 1.22, 1.24, 1.25 and 1.32.
+#[test]
+fn the_least_runtime_follows_from_what_is_in_the_model() {
+    let layer = |dims: &[&str], bias: bool| {
+        let net = Net::new().input("x", DataType::Float, dims).output("y", DataType::Float, &["n"]);
+        let net = net.floats("w", &[96, 80], &noise(96 * 80, 1)).floats("b", &[80], &noise(80, 2));
+        let net = net.node("MatMul", "layer", &["x", "w"], &[if bias { "p" } else { "y" }], vec![]);
+        if bias { net.node("Add", "add", &["p", "b"], &["y"], vec![]) } else { net }
+    };
+    let (matrix, cube, fixed) = (&["n", "96"][..], &["n", "m", "96"][..], &["2", "3", "96"][..]);
+    for (net, more, expected) in [
+        (layer(matrix, false), &[][..], "1.20"),
+        (layer(cube, true), &[], "1.20"),
+        (layer(matrix, true), &[], "1.25"),
+        (layer(fixed, true), &[], "1.25"),
+        (layer(cube, false), &["--tensor", "*=int8"], "1.25"),
+        (layer(matrix, true), NBITS, "1.22"),
+        (layer(cube, false), &["--tensor", "*=int8", "--emit", "matmulnbits"], "1.22"),
+        (layer(matrix, false).opset(23).ir(11), &[], "1.24"),
+        (layer(matrix, false).opset(26).ir(13), &[], "1.25"),
+    ] {
+        let (folder, _) = rewritten(&net, &[more, &["--report", "r.json"]].concat());
+        let report: serde_json::Value = serde_json::from_slice(&folder.read("r.json")).unwrap();
+        assert_eq!(least(&report), expected, "{more:?}");
+    }
+}
+
+#[test]
+fn a_target_that_would_not_fuse_is_warned_of() {
+    let warned = |net: &Net, more: &[&str]| {
+        let (folder, _) = rewritten(net, &[more, &["--report", "r.json"]].concat());
+        let report: serde_json::Value = serde_json::from_slice(&folder.read("r.json")).unwrap();
+        let warnings: Vec<&str> =
+            report["warnings"].as_array().unwrap().iter().flat_map(|w| w.as_str()).collect();
+        warnings.join("\n")
+    };
+    let int8 = ["--tensor", "*=int8", "--target", "ort-1.24"];
+    insta::assert_snapshot!(
+        [
+            warned(&two_layers(), &int8),
+            warned(&Net::linear(64, 64).opset(26).ir(13), &["--target", "ort-1.24"]),
+        ]
+        .join("\n")
+    );
+    assert_eq!(warned(&two_layers(), &[&int8, NBITS].concat()), "");
+    assert_eq!(warned(&two_layers(), &["--tensor", "*=int8", "--target", "ort-1.25"]), "");
+    let folder = Folder::new();
+    Net::linear(64, 64).save(&folder.join("m.onnx"));
+    let run =
+        folder.efq(&["rewrite", "m.onnx", "-p", "high_accuracy", "-o", "o.onnx", "--target", "ort-1.2"]);
+    assert_eq!(run.code, Some(2));
+    insta::assert_snapshot!(run.err);
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::data::Source;
+use crate::engine::Release;
 use crate::error::Error;
 use crate::error::Result;
 use crate::preset::{self, AlgorithmName, BlockSize, Emit, Preset, Scales, Store};
@@ -141,6 +142,9 @@ pub(super) struct Rewrite {
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
+    /// The ONNX Runtime that is to run the result: the report warns of what it would not load or fuse
+    #[arg(long, value_name = "ort-1.N", value_parser = target)]
+    pub target: Option<Release>,
     /// Put weights into FILE_data beside the output
     #[arg(long)]
     pub external_data: bool,
@@ -511,6 +515,12 @@ impl PresetArgs {
     pub(super) fn load(&self) -> Result<Preset> {
         preset::load(&self.preset).map_err(crate::error::Error::of_caller)
     }
+}
+
+/// A release of ONNX Runtime: `ort-1.24`.
+fn target(text: &str) -> std::result::Result<Release, String> {
+    let known: Vec<String> = Release::targets().map(Release::target).collect();
+    Release::named(text).ok_or_else(|| format!("one of {} is expected", known.join(", ")))
 }
 
 /// A number of bytes: `15MB`, `14.7 MB`, `16MiB`, `1500000`.

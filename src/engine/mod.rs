@@ -10,12 +10,14 @@ mod glue;
 mod lower;
 mod nbits;
 mod refuse;
+mod release;
 mod runtime;
 mod stages;
 mod value;
 
 pub use activation::round_rows;
 pub use fusion::{Fused, Fusion, fusion};
+pub use release::Release;
 pub use runtime::{Output, Runner};
 pub use stages::{Cut, Run, Stage, Stages};
 pub use value::Value;

@@ -19,7 +19,7 @@ pub use bias::{Bias, bias};
 pub use index::{Index, Use};
 pub use operand::{Operand, Origin, operand};
 pub use output::{Measured, measured_output};
-pub use rank::rank;
+pub use rank::{rank, ranks};
 pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory, subject};
 pub use sweep::sweep;
 pub use values::{Values, stored};

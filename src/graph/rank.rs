@@ -1,5 +1,7 @@
 //! How many dimensions a value has, as far as the graph says so cheaply.
 
+use std::collections::HashMap;
+
 use super::index::Index;
 use super::operand::operand;
 use crate::onnx::node;
@@ -29,6 +31,40 @@ pub fn rank(index: &Index<'_>, value: &str, steps: usize) -> Option<usize> {
         "Reshape" => operand(index, producer.input.get(1)?).and_then(|shape| shape.dims.first().copied()),
         _ => None,
     }
+}
+
+/// The ranks of the values of the graph that follow from its inputs, in one pass over nodes in their order.
+pub fn ranks<'g>(index: &Index<'g>) -> HashMap<&'g str, usize> {
+    let graph = index.graph();
+    let declared = graph.input.iter().chain(&graph.value_info);
+    let mut found: HashMap<&str, usize> =
+        declared.filter_map(|info| Some((info.name(), declared_rank(info)?))).collect();
+    found.extend(graph.initializer.iter().map(|tensor| (tensor.name(), tensor.dims.len())));
+    for node in &graph.node {
+        let of = |at: usize| found.get(node.input.get(at)?.as_str()).copied();
+        let widest = || (0..node.input.len()).map(of).try_fold(0, |widest, rank| Some(widest.max(rank?)));
+        let rank = match node.op_type() {
+            "MatMulNBits" => of(0),
+            _ if !node::is_default_domain(node) => None,
+            "Gemm" | "Flatten" => Some(2),
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Where" => widest(),
+            "MatMul" => of(0).zip(of(1)).filter(|(a, b)| *a > 1 && *b > 1).map(|(a, b)| a.max(b)),
+            "Gather" => of(0).zip(of(1)).and_then(|(data, ids)| (data + ids).checked_sub(1)),
+            "Reshape" => node.input.get(1).and_then(|shape| operand(index, shape)?.dims.first().copied()),
+            "ReduceMean" | "ReduceSum" if node::int(node, "keepdims", 1) == 1 => of(0),
+            "Constant" => node.output.first().and_then(|name| Some(operand(index, name)?.dims.len())),
+            "Relu" | "Gelu" | "Tanh" | "Sigmoid" | "Erf" | "Cast" | "Identity" | "Dropout" | "Softmax"
+            | "LogSoftmax" | "LeakyRelu" | "Elu" | "Clip" | "HardSwish" | "HardSigmoid" | "Transpose"
+            | "LayerNormalization" | "Sqrt" | "Reciprocal" | "Neg" | "Abs" | "Exp" | "Log" | "Sin"
+            | "Cos" | "Slice" | "Split" | "Concat" | "Pad" | "DequantizeLinear" | "Conv"
+            | "BatchNormalization" => of(0),
+            _ => None,
+        };
+        if let Some(rank) = rank {
+            found.extend(node.output.iter().map(|name| (name.as_str(), rank)));
+        }
+    }
+    found
 }
 
 fn declared_rank(info: &ValueInfoProto) -> Option<usize> {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use crate::calibrate::Fitted;
 use crate::data::{self, Samples};
-use crate::engine::fusion;
+use crate::engine::{Release, fusion};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{self, Inventory, inventory};
 use crate::onnx::save::{stage, stage_copy};
@@ -82,6 +82,8 @@ pub struct RewriteOptions {
     pub overwrite: bool,
     /// Put weights into a file beside the model. Default: only where they must.
     pub external: bool,
+    /// The ONNX Runtime that is to run the result, to be warned of. Default: none in particular.
+    pub target: Option<Release>,
     /// Of synthetic samples. Default: 0.
     pub seed: u64,
 }
@@ -102,6 +104,7 @@ impl RewriteOptions {
             keep_output: false,
             overwrite: false,
             external: false,
+            target: None,
             seed: 0,
         }
     }
@@ -209,6 +212,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     }
     let kept_all = !plan.changes_anything();
     let mut report = notes.written(&plan, &written, judged, fitting.report(&plan));
+    report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
     if let Some(shared) = fitting.shared_with(&model, judge.samples()) {
         report.warnings.push(shared);
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Written;
 use super::inspect::distinct;
 use super::judge::Judged;
-use crate::engine::fusion;
+use crate::engine::{Release, fusion};
 use crate::error::Result;
 use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions};
 use crate::plan::{Decision, Encoding, Plan, Step, tied_bytes};
@@ -165,12 +165,33 @@ fn file(model: &Model, path: &Path, sha256: &str) -> File {
     }
 }
 
+/// What `target` would not do with `model`.
+pub(super) fn against(model: &Checked<Model>, target: Release) -> Option<String> {
+    let found = fusion(model);
+    if found.loads > target {
+        let (opset, ir, loads) = (model.opset(), model.proto.ir_version(), found.loads);
+        return Some(format!(
+            "ONNX Runtime {target} does not load opset {opset} with IR {ir}: {loads} is the first that does"
+        ));
+    }
+    let slow = found.fused.iter().filter(|fused| fused.since > target).count();
+    (slow > 0).then(|| {
+        format!(
+            "ONNX Runtime {target} dequantizes {slow} of {} linear layers on every run: {} is the first that fuses \
+             them, --emit matmulnbits has them fused from {} on",
+            found.total(),
+            found.least_runtime(),
+            Release::DIRECT
+        )
+    })
+}
+
 fn note_fusion(model: &Checked<Model>) -> Fusion {
     let found = fusion(model);
     Fusion {
         fused: found.fused.len(),
         total: found.total(),
-        least_onnxruntime: found.least_runtime().to_owned(),
+        least_onnxruntime: found.least_runtime().to_string(),
         unfused: found.unfused,
     }
 }
