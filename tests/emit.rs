@@ -327,3 +327,30 @@ fn a_target_that_would_not_fuse_is_warned_of() {
     assert_eq!(run.code, Some(2));
     insta::assert_snapshot!(run.err);
 }
+
+/// Since IR 4 an initializer that is also an input is a default, which ONNX Runtime fuses never.
+#[test]
+fn weights_that_callers_may_replace_are_left_alone_until_they_are_frozen() {
+    let net = Net::linear(64, 64)
+        .floats("v", &[64, 64], &noise(4096, 7))
+        .node("MatMul", "second", &["logits", "v"], &["out"], vec![])
+        .with(|graph| graph.output[0].name = Some("out".into()))
+        .input("w", DataType::Float, &["64", "64"]);
+    let folder = Folder::new();
+    net.save(&folder.join("m.onnx"));
+    let told = |target: &str, more: &[&str]| {
+        let model = rewritten_in(&folder, target, &[more, &["--report", "r.json", "--force"]].concat());
+        let report: serde_json::Value = serde_json::from_slice(&folder.read("r.json")).unwrap();
+        let inputs: Vec<String> = model.graph().input.iter().map(|input| input.name().to_owned()).collect();
+        let reason = report["tensors"][0]["reason"].as_str().unwrap().to_owned();
+        (inputs, fusion(&model).fused.len(), reason, report["warnings"].to_string())
+    };
+    let both = vec!["x".to_owned(), "w".to_owned()];
+    let obstacle = "also a graph input, so a caller may replace it: --freeze-inputs makes it a constant";
+    assert_eq!(told("left.onnx", &[]), (both, 1, obstacle.to_owned(), "[]".to_owned()));
+    let warning =
+        r#"["--freeze-inputs: 1 graph inputs became constants; callers can no longer replace them"]"#;
+    let (inputs, fused, _, warnings) = told("frozen.onnx", &["--freeze-inputs"]);
+    assert_eq!((inputs, fused, warnings.as_str()), (vec!["x".to_owned()], 2, warning));
+    done(&folder.efq(&["validate", "m.onnx", "frozen.onnx", "-p", "high_compression", "--min-cosine", "0"]));
+}

@@ -142,6 +142,9 @@ pub(super) struct Rewrite {
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
+    /// Make constants of weights that are also graph inputs, so that they can be quantized
+    #[arg(long)]
+    pub freeze_inputs: bool,
     /// The ONNX Runtime that is to run the result: the report warns of what it would not load or fuse
     #[arg(long, value_name = "ort-1.N", value_parser = target)]
     pub target: Option<Release>,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::index::Index;
 use super::operand::operand;
 use crate::onnx::node;
-use crate::onnx::proto::{TypeProto, ValueInfoProto, type_proto};
+use crate::onnx::proto::{NodeProto, TypeProto, ValueInfoProto, type_proto};
 
 /// The rank of `value`, looking back over at most `steps` nodes; `None` where it is not known.
 pub fn rank(index: &Index<'_>, value: &str, steps: usize) -> Option<usize> {
@@ -50,7 +50,9 @@ pub fn ranks<'g>(index: &Index<'g>) -> HashMap<&'g str, usize> {
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Where" => widest(),
             "MatMul" => of(0).zip(of(1)).filter(|(a, b)| *a > 1 && *b > 1).map(|(a, b)| a.max(b)),
             "Gather" => of(0).zip(of(1)).and_then(|(data, ids)| (data + ids).checked_sub(1)),
-            "Reshape" => node.input.get(1).and_then(|shape| operand(index, shape)?.dims.first().copied()),
+            "Reshape" => node.input.get(1).and_then(|shape| length(index, shape)),
+            "Shape" => Some(1),
+            "Unsqueeze" => of(0).zip(axes(index, node)).map(|(rank, axes)| rank + axes),
             "ReduceMean" | "ReduceSum" if node::int(node, "keepdims", 1) == 1 => of(0),
             "Constant" => node.output.first().and_then(|name| Some(operand(index, name)?.dims.len())),
             "Relu" | "Gelu" | "Tanh" | "Sigmoid" | "Erf" | "Cast" | "Identity" | "Dropout" | "Softmax"
@@ -65,6 +67,28 @@ pub fn ranks<'g>(index: &Index<'g>) -> HashMap<&'g str, usize> {
         }
     }
     found
+}
+
+/// Elements of a shape that is constant, or put together of constants and of single sizes.
+fn length(index: &Index<'_>, shape: &str) -> Option<usize> {
+    let constant = |name: &str| operand(index, name)?.dims.first().copied();
+    if let Some(length) = constant(shape) {
+        return Some(length);
+    }
+    let (_, concat) = index.producer(shape).filter(|(_, node)| node::is(node, "Concat"))?;
+    let parts = concat.input.iter().map(|part| match index.producer(part) {
+        Some((_, single)) if node::is(single, "Unsqueeze") => axes(index, single),
+        _ => constant(part),
+    });
+    parts.sum()
+}
+
+/// How many dimensions an Unsqueeze adds.
+fn axes(index: &Index<'_>, node: &NodeProto) -> Option<usize> {
+    match node::ints(node, "axes") {
+        Some(axes) => Some(axes.len()),
+        None => node.input.get(1).and_then(|axes| operand(index, axes)?.dims.first().copied()),
+    }
 }
 
 fn declared_rank(info: &ValueInfoProto) -> Option<usize> {

@@ -82,6 +82,8 @@ pub struct RewriteOptions {
     pub overwrite: bool,
     /// Put weights into a file beside the model. Default: only where they must.
     pub external: bool,
+    /// Make constants of initializers that callers may replace, which are quantized then. Default: false.
+    pub freeze_inputs: bool,
     /// The ONNX Runtime that is to run the result, to be warned of. Default: none in particular.
     pub target: Option<Release>,
     /// Of synthetic samples. Default: 0.
@@ -104,6 +106,7 @@ impl RewriteOptions {
             keep_output: false,
             overwrite: false,
             external: false,
+            freeze_inputs: false,
             target: None,
             seed: 0,
         }
@@ -126,7 +129,9 @@ pub struct Done {
 /// and no output is left unless [`RewriteOptions::keep_output`] asks for it.
 pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done> {
     progress.stage("reading", 1);
-    let model = load(&options.input)?;
+    let mut model = load(&options.input)?;
+    let frozen =
+        if options.freeze_inputs && model.proto.ir_version() >= 4 { model.freeze_inputs() } else { 0 };
     if let Some(target) = &options.output {
         let inputs: Vec<_> = model.side_paths().iter().map(PathBuf::as_path).chain([model.path()]).collect();
         check_target(target, &inputs, options.overwrite)?;
@@ -145,7 +150,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         (Some(plan), _) => Plan { model_sha256: digest.clone(), ..plan },
         (None, text) => Plan::from_json(text.as_deref().unwrap_or_default(), &model, &digest)?,
     };
-    let mut notes = notes::Notes::new(&model, &digest, &options.settings);
+    let mut notes = notes::Notes::new(&model, &digest, &options.settings).with_frozen(frozen);
     if !plan.changes_anything() {
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }

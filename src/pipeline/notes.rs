@@ -19,6 +19,8 @@ pub(super) struct Notes {
     preset: PresetNote,
     unknown_fields: Vec<String>,
     repair: Vec<Repair>,
+    /// Initializers that were graph inputs.
+    frozen: usize,
 }
 
 impl Notes {
@@ -38,7 +40,12 @@ impl Notes {
                 .map(|field| format!("field {} of {}", field.number, field.message))
                 .collect(),
             repair: Vec::new(),
+            frozen: 0,
         }
+    }
+
+    pub(super) fn with_frozen(self, frozen: usize) -> Self {
+        Self { frozen, ..self }
     }
 
     /// efq's entries for the model's metadata.
@@ -87,7 +94,8 @@ impl Notes {
     pub(super) fn copied(self, model: &Checked<Model>, plan: &Plan, target: &Path, dry: bool) -> Report {
         let result = File { path: target.display().to_string(), ..self.original.clone() };
         let skipped = Validation::Skipped { reason: "nothing was changed".to_owned() };
-        let mut report = self.report(if dry { "dry-run" } else { "rewrite" }, Some(result), skipped);
+        let mut report =
+            self.with_frozen(0).report(if dry { "dry-run" } else { "rewrite" }, Some(result), skipped);
         report.tensors = tensors(plan, &[]);
         report.fusion = note_fusion(model);
         report.warnings.push("every tensor is kept, so the model is copied as it is".to_owned());
@@ -136,6 +144,12 @@ impl Notes {
             warnings.push(format!(
                 "fields that ONNX does not define are dropped: {}",
                 self.unknown_fields.join(", ")
+            ));
+        }
+        if self.frozen > 0 && result.is_some() {
+            warnings.push(format!(
+                "--freeze-inputs: {} graph inputs became constants; callers can no longer replace them",
+                self.frozen
             ));
         }
         Report {
