@@ -1,6 +1,6 @@
 //! How many dimensions a value has, as far as the graph says so cheaply.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::index::Index;
 use super::operand::operand;
@@ -33,13 +33,16 @@ pub fn rank(index: &Index<'_>, value: &str, steps: usize) -> Option<usize> {
     }
 }
 
-/// The ranks of the values of the graph that follow from its inputs, in one pass over nodes in their order.
+/// The ranks of the values that hang on the graph's inputs, in one pass over nodes in their order. What hangs on
+/// constants alone has sizes that ONNX Runtime knows as well, and no entry.
 pub fn ranks<'g>(index: &Index<'g>) -> HashMap<&'g str, usize> {
     let graph = index.graph();
     let declared = graph.input.iter().chain(&graph.value_info);
     let mut found: HashMap<&str, usize> =
         declared.filter_map(|info| Some((info.name(), declared_rank(info)?))).collect();
     found.extend(graph.initializer.iter().map(|tensor| (tensor.name(), tensor.dims.len())));
+    let inputs = graph.input.iter().map(|input| input.name());
+    let mut varying: HashSet<&str> = inputs.filter(|name| index.initializer(name).is_none()).collect();
     for node in &graph.node {
         let of = |at: usize| found.get(node.input.get(at)?.as_str()).copied();
         let widest = || (0..node.input.len()).map(of).try_fold(0, |widest, rank| Some(widest.max(rank?)));
@@ -62,10 +65,15 @@ pub fn ranks<'g>(index: &Index<'g>) -> HashMap<&'g str, usize> {
             | "BatchNormalization" => of(0),
             _ => None,
         };
+        let varies = node.input.iter().any(|name| varying.contains(name.as_str()));
+        if varies {
+            varying.extend(node.output.iter().map(String::as_str));
+        }
         if let Some(rank) = rank {
             found.extend(node.output.iter().map(|name| (name.as_str(), rank)));
         }
     }
+    found.retain(|name, _| varying.contains(name));
     found
 }
 
