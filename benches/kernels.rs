@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use efq::quant::{
-    Algorithm, Bits, CodeKind, Element, Layout, Matrix, ScaleStorage, Scheme, decode, pack_nibbles, quantize,
-    survey,
+    Algorithm, Bits, CodeKind, Element, Emit, Layout, Matrix, ScaleStorage, Scheme, decode, pack_nibbles,
+    quantize, survey,
 };
 
 const K: usize = 4096;
@@ -55,7 +55,8 @@ fn kernels(criterion: &mut Criterion) {
         ("search", Algorithm::Search),
     ];
     for (form, symmetric) in [("int4", true), ("uint4", false)] {
-        let scheme = Scheme { bits: Bits::Four, block: BLOCK, symmetric, scales: ScaleStorage::F32 };
+        let scheme =
+            Scheme { bits: Bits::Four, block: BLOCK, symmetric, scales: ScaleStorage::F32, emit: Emit::Qdq };
         for (name, algorithm) in algorithms {
             group.bench_function(format!("quantize {form} {name}"), |bencher| {
                 bencher.iter(|| quantize(black_box(&matrix), scheme, algorithm));

@@ -77,6 +77,13 @@ impl Error {
         self
     }
 
+    /// Adds the way out unless there is one already.
+    #[must_use]
+    pub fn or_help(mut self, help: impl Into<String>) -> Self {
+        self.help.get_or_insert_with(|| help.into());
+        self
+    }
+
     /// Puts `place` (a file, a graph) before the subject.
     #[must_use]
     pub fn within(mut self, place: impl fmt::Display) -> Self {

@@ -1,8 +1,8 @@
 //! Defaults, preset and options, combined once: no later room asks which preset it was.
 
 use crate::error::{Error, Result};
-use crate::preset::{AlgorithmName, BlockSize, DecideBy, Pattern, Preset, Scales, Store};
-use crate::quant::{Algorithm, ScaleStorage};
+use crate::preset::{self, AlgorithmName, BlockSize, DecideBy, Pattern, Preset, Scales, Store};
+use crate::quant::{Algorithm, Emit, ScaleStorage};
 use crate::role::{Role, roles_named};
 
 /// What may be set beside the preset; `None` leaves the preset's value.
@@ -16,6 +16,8 @@ pub struct Overrides {
     pub symmetric: Option<bool>,
     /// Type of the scales.
     pub scales: Option<Scales>,
+    /// The node that takes a blocked weight.
+    pub emit: Option<preset::Emit>,
     /// How tables are stored, whatever the preset keeps.
     pub embeddings: Option<Store>,
     /// How the head is stored, whatever the preset keeps.
@@ -51,6 +53,8 @@ pub struct Settings {
     pub symmetric: bool,
     /// Type of the scales where every one of a tensor is representable in it.
     pub scales: ScaleStorage,
+    /// The node that takes a blocked weight.
+    pub emit: Emit,
     /// How scales and zero points are chosen.
     pub algorithm: Algorithm,
     /// How tables are stored.
@@ -254,6 +258,10 @@ impl Settings {
             block: overrides.block_size.unwrap_or(preset.block_size).into(),
             symmetric: overrides.symmetric.unwrap_or(preset.symmetric),
             scales,
+            emit: match overrides.emit.unwrap_or(preset.emit) {
+                preset::Emit::Qdq => Emit::Qdq,
+                preset::Emit::MatMulNBits => Emit::MatMulNBits,
+            },
             algorithm,
             embeddings: overrides.embeddings.unwrap_or(preset.embeddings),
             head: overrides.head.unwrap_or(preset.head),

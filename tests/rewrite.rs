@@ -215,7 +215,7 @@ fn gemm(trans: i64, alpha: f32, beta: f32, bias: &str, dims: &[usize]) {
     net = net.node("Gemm", "layer", inputs, &["y"], attributes);
     let original = efq::onnx::load_bytes(net.bytes().into()).unwrap();
 
-    let (_folder, model) = rewritten(&net, &[]);
+    let (_folder, model) = rewritten(&net, &["--scales", "fp32"]);
     let found = fusion(&model);
     assert_eq!((found.fused.len(), found.unfused.as_slice()), (1, &[][..]), "{what}");
     assert!(!names(&model).contains(&"w"), "{what}: the weight is still there");
@@ -246,10 +246,16 @@ fn gemm(trans: i64, alpha: f32, beta: f32, bias: &str, dims: &[usize]) {
         &format!("{what}: original"),
     );
 
-    let user = &model.graph().node[found.fused[0].0];
+    let user = &model.graph().node[found.fused[0].node];
     let back = dequantized(&model, &user.input[1]);
     assert!(distance(&back, &wide) < 0.12, "{what}: {}", distance(&back, &wide));
-    close(&run(&model, "y", &samples), &with_bias(product(&x, &back, ROWS, K, N), 1.0), 1e-5, &what);
+    let computed = run(&model, "y", &samples);
+    close(&computed, &with_bias(product(&x, &back, ROWS, K, N), 1.0), 1e-5, &what);
+
+    let (_folder, direct) = rewritten(&net, &["--emit", "matmulnbits"]);
+    let products = operators(&direct).iter().filter(|operator| **operator == "MatMulNBits").count();
+    assert_eq!((products, fusion(&direct).fused.len()), (1, 1), "{what}: {:?}", operators(&direct));
+    close(&run(&direct, "y", &samples), &computed, 1e-6, &format!("{what}: MatMulNBits"));
 }
 
 /// Whether the bias stays under its own name.
@@ -1463,7 +1469,7 @@ fn a_vision_transformer_computes_with_the_weights_in_its_file() {
     let mut proto = ModelProto::decode(bytes.as_slice()).unwrap();
     let graph = proto.graph.as_mut().unwrap();
     let mut changed = 0;
-    for (at, _) in fusion(&model).fused {
+    for efq::engine::Fused { node: at, .. } in fusion(&model).fused {
         let user = &model.graph().node[at];
         let back = dequantized(&model, &user.input[1]);
         let stands_for = |node: &&NodeProto| {

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::data::Source;
+use crate::engine::Release;
 use crate::error::Error;
 use crate::error::Result;
-use crate::preset::{self, AlgorithmName, BlockSize, Preset, Scales, Store};
+use crate::preset::{self, AlgorithmName, BlockSize, Emit, Preset, Scales, Store};
 use crate::role::Role;
 use crate::settings::Budget;
 use crate::settings::{Overrides, Settings};
@@ -118,7 +119,7 @@ pub(super) struct Rewrite {
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
     /// Repeat a plan, to the same bytes
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "embeddings", "head"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "emit", "embeddings", "head"])]
     pub from_plan: Option<PathBuf>,
     /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made
     #[arg(long, value_name = "FILE", help_heading = "Samples")]
@@ -145,6 +146,12 @@ pub(super) struct Rewrite {
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
+    /// Make constants of weights that are also graph inputs, so that they can be quantized
+    #[arg(long)]
+    pub freeze_inputs: bool,
+    /// The ONNX Runtime that is to run the result: the report warns of what it would not load or fuse
+    #[arg(long, value_name = "ort-1.N", value_parser = target)]
+    pub target: Option<Release>,
     /// Put weights into FILE_data beside the output
     #[arg(long)]
     pub external_data: bool,
@@ -322,6 +329,9 @@ pub(super) struct WeightArgs {
     /// Type of the scales
     #[arg(long, value_enum)]
     pub scales: Option<ScalesArg>,
+    /// The node that takes an INT4 or INT8 weight of a linear
+    #[arg(long, value_enum)]
+    pub emit: Option<EmitArg>,
     /// How embedding tables are stored, whatever the preset keeps
     #[arg(long, value_enum)]
     pub embeddings: Option<StoreArg>,
@@ -420,6 +430,15 @@ pub(super) enum ScalesArg {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum EmitArg {
+    /// A standard DequantizeLinear, which ONNX Runtime fuses with the product; needs opset 21
+    Qdq,
+    /// com.microsoft.MatMulNBits: for ONNX Runtime only, at any opset, loads faster
+    #[value(name = "matmulnbits")]
+    MatMulNBits,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum StoreArg {
     Keep,
     Int8,
@@ -472,6 +491,10 @@ impl WeightArgs {
                 ScalesArg::Fp16 => Scales::Fp16,
                 ScalesArg::Fp32 => Scales::Fp32,
             }),
+            emit: self.emit.map(|emit| match emit {
+                EmitArg::Qdq => Emit::Qdq,
+                EmitArg::MatMulNBits => Emit::MatMulNBits,
+            }),
             embeddings: self.embeddings.and_then(StoreArg::store),
             head: self.head.and_then(StoreArg::store),
             unfused: self.unfused.map(|how| match how {
@@ -514,6 +537,12 @@ impl PresetArgs {
     pub(super) fn load(&self) -> Result<Preset> {
         preset::load(&self.preset).map_err(crate::error::Error::of_caller)
     }
+}
+
+/// A release of ONNX Runtime: `ort-1.24`.
+fn target(text: &str) -> std::result::Result<Release, String> {
+    let known: Vec<String> = Release::targets().map(Release::target).collect();
+    Release::named(text).ok_or_else(|| format!("one of {} is expected", known.join(", ")))
 }
 
 /// A number of bytes: `15MB`, `14.7 MB`, `16MiB`, `1500000`.

@@ -46,6 +46,8 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
         keep_output: args.keep_output,
         overwrite: args.force,
         external: args.external_data,
+        freeze_inputs: args.freeze_inputs,
+        target: args.target,
         seed: args.samples.seed,
         ..RewriteOptions::new(&args.model, settings)
     };

@@ -4,20 +4,39 @@
 //! Rules: selector and action of `DQMatMulToMatMulNBits` in ONNX Runtime 1.25 to 1.32, and what hides a
 //! product from them (measured on 1.32).
 
-use crate::graph::{Index, operand, rank};
-use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
+use std::collections::HashMap;
+
+use super::{Release, nbits};
+use crate::graph::{Index, operand, rank, ranks};
+use crate::onnx::proto::{
+    NodeProto, TensorProto,
+    tensor_proto::DataType,
+    tensor_shape_proto::{Dimension, dimension},
+    type_proto,
+};
 use crate::onnx::{Checked, Model, node, tensor};
 use crate::quant::BLOCKS;
 
+/// A linear layer that runs as a quantized product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fused {
+    /// Index of its node.
+    pub node: usize,
+    /// The block in which a default session rounds its activations to int8; `None` where it does not.
+    pub rounded: Option<usize>,
+    /// The first ONNX Runtime that runs it so.
+    pub since: Release,
+}
+
 /// How many blocked weights ONNX Runtime fuses.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fusion {
-    /// Linear layers in the fused form: numbers of their nodes in the model, with the block size.
-    pub fused: Vec<(usize, usize)>,
+    /// Linear layers in the fused form, or that are MatMulNBits already.
+    pub fused: Vec<Fused>,
     /// The others: the DequantizeLinear node and the reason.
     pub unfused: Vec<(String, String)>,
-    /// Whether one of the fused ones is a Gemm or has 8-bit codes, which needs ONNX Runtime 1.25.
-    pub needs_1_25: bool,
+    /// The first ONNX Runtime that loads the model.
+    pub loads: Release,
 }
 
 impl Fusion {
@@ -26,27 +45,30 @@ impl Fusion {
         self.fused.len() + self.unfused.len()
     }
 
-    /// The least ONNX Runtime that fuses all of them.
-    pub fn least_runtime(&self) -> &'static str {
-        if self.needs_1_25 { "1.25" } else { "1.20" }
+    /// The least ONNX Runtime that runs all of the fused ones so.
+    pub fn least_runtime(&self) -> Release {
+        self.fused.iter().map(|fused| fused.since).fold(self.loads, Release::max)
     }
 }
 
 /// Examines `model`, bodies too.
 pub fn fusion(model: &Checked<Model>) -> Fusion {
     let index = Index::new(model.graph(), model.proto.ir_version());
-    let mut found = Fusion::default();
+    let loads = Release::that_loads(model.opset(), model.proto.ir_version());
+    let mut found = Fusion { fused: Vec::new(), unfused: Vec::new(), loads };
     for here in index.all() {
+        let ranks = ranks(&here);
         for (at, node) in here.nodes() {
+            if nbits::is_nbits(node) {
+                let rounded = nbits::rounded_block(node);
+                found.fused.push(Fused { node: at, rounded, since: Release::DIRECT });
+            }
             let block = node::int(node, "block_size", 0);
             if !node::is(node, "DequantizeLinear") || block == 0 {
                 continue;
             }
-            match examine(&here, node, block) {
-                Ok((user, block, newer)) => {
-                    found.fused.push((user, block));
-                    found.needs_1_25 |= newer;
-                }
+            match examine(&here, &ranks, node, block) {
+                Ok(fused) => found.fused.push(fused),
                 Err(reason) => found.unfused.push((here.subject(at), reason)),
             }
         }
@@ -54,7 +76,12 @@ pub fn fusion(model: &Checked<Model>) -> Fusion {
     found
 }
 
-fn examine(index: &Index<'_>, node: &NodeProto, block: i64) -> Result<(usize, usize, bool), String> {
+fn examine(
+    index: &Index<'_>,
+    ranks: &HashMap<&str, usize>,
+    node: &NodeProto,
+    block: i64,
+) -> Result<Fused, String> {
     let block = usize::try_from(block).ok().filter(|block| BLOCKS.contains(block));
     let block = block.ok_or_else(|| format!("block size {}", node::int(node, "block_size", 0)))?;
     if node::int(node, "axis", 1) != 0 {
@@ -77,6 +104,7 @@ fn examine(index: &Index<'_>, node: &NodeProto, block: i64) -> Result<(usize, us
         Some(_) => return Err("the scale is computed".to_owned()),
         None => node.input.get(1),
     };
+    let is_cast = scale_name != node.input.get(1);
     let scale = private_constant(index, scale_name, "scale")?;
     let wanted = [k.div_ceil(block), *n];
     if tensor::shape(scale).ok().as_deref() != Some(&wanted) {
@@ -127,9 +155,17 @@ fn examine(index: &Index<'_>, node: &NodeProto, block: i64) -> Result<(usize, us
     if user.op_type() == "MatMul" && rank(index, input, 32) == Some(2) && joins_addition(index, user, *n) {
         return Err("ONNX Runtime makes a Gemm of it and the Add behind it".to_owned());
     }
+    // What ONNX Runtime before 1.25 turns into a Gemm before it looks: of matrices, or of sizes that are all known.
+    let rank = ranks.get(input).copied();
+    let becomes_gemm =
+        adds_vector(index, user, *n) && (rank.is_none_or(|rank| rank <= 2) || has_fixed_inputs(index));
+    let half = tensor::data_type(scale) == Some(DataType::Float16) && !is_cast;
+    let newer = bits == 8 || half || user.op_type() == "Gemm" || becomes_gemm;
+    let since = if newer { Release::GEMM } else { Release::BLOCKED };
+    let fused = Fused { node: slot.node, rounded: Some(block), since };
     match (user.op_type(), slot.input) {
-        ("MatMul", 1) => Ok((slot.node, block, bits == 8)),
-        ("Gemm", 1) if is_plain(index, user, *n) => Ok((slot.node, block, true)),
+        ("MatMul", 1) => Ok(fused),
+        ("Gemm", 1) if is_plain(index, user, *n) => Ok(fused),
         ("Gemm", 1) => Err("the Gemm has factors, transposes or a bias that is no vector".to_owned()),
         (op, input) => Err(format!("used as input {input} of {op}")),
     }
@@ -137,14 +173,35 @@ fn examine(index: &Index<'_>, node: &NodeProto, block: i64) -> Result<(usize, us
 
 /// Whether the product of matrices is added to something that is no constant vector.
 fn joins_addition(index: &Index<'_>, product: &NodeProto, n: usize) -> bool {
+    addend(index, product).is_some_and(|dims| dims.as_deref() != Some(&[n]))
+}
+
+/// Whether a constant vector is added to the product and to nothing else.
+fn adds_vector(index: &Index<'_>, product: &NodeProto, n: usize) -> bool {
+    addend(index, product).is_some_and(|dims| dims.as_deref() == Some(&[n]))
+}
+
+/// The sizes of what an Add adds to the product and to nothing else: `None` in it for what is no constant.
+fn addend(index: &Index<'_>, product: &NodeProto) -> Option<Option<Vec<usize>>> {
     let output = product.output.first().map_or("", String::as_str);
     if index.is_output(output) || !index.captured_by(output).is_empty() {
-        return false;
+        return None;
     }
-    let [slot] = index.consumers(output) else { return false };
-    let Some(add) = index.node(slot.node).filter(|next| node::is(next, "Add")) else { return false };
+    let [slot] = index.consumers(output) else { return None };
+    let add = index.node(slot.node).filter(|next| node::is(next, "Add"))?;
     let other = add.input.iter().find(|name| *name != output);
-    other.and_then(|name| operand(index, name)).is_none_or(|found| found.dims != [n])
+    Some(other.and_then(|name| operand(index, name)).map(|found| found.dims))
+}
+
+/// Whether every input of the graph has sizes that are numbers.
+fn has_fixed_inputs(index: &Index<'_>) -> bool {
+    let fixed = |dim: &Dimension| matches!(dim.value, Some(dimension::Value::DimValue(_)));
+    index.graph().input.iter().all(|input| match input.r#type.as_ref().and_then(|kind| kind.value.as_ref()) {
+        Some(type_proto::Value::TensorType(kind)) => {
+            kind.shape.as_ref().is_some_and(|shape| shape.dim.iter().all(fixed))
+        }
+        _ => false,
+    })
 }
 
 fn private_constant<'g>(

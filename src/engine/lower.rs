@@ -1,10 +1,10 @@
-//! Model → what the runtime can run: 4-bit and blocked weights decoded to float32, functions inlined, sparse
-//! tensors made dense, half precision made float32, the measured output alone, and the int8 step of the fused
-//! kernels where it is asked for.
+//! Model → what the runtime can run: 4-bit and blocked weights, those of MatMulNBits too, decoded to float32,
+//! functions inlined, sparse tensors made dense, half precision made float32, the measured output alone, and the
+//! int8 step of the fused kernels where it is asked for.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Variant, activation, densify, fusion, refuse, stages, widen};
+use super::{Variant, activation, densify, fusion, nbits, refuse, stages, widen};
 use crate::error::{Error, Result};
 use crate::graph::{Index, sweep};
 use crate::onnx::proto::{
@@ -46,11 +46,13 @@ fn decoded(model: &Checked<Model>, output: &str, variant: Variant) -> Result<Mod
     }
     let rounded: HashMap<usize, usize> = match variant {
         Variant::WeightsOnly => HashMap::new(),
-        Variant::Deployed => fusion(model).fused.into_iter().collect(),
+        Variant::Deployed => {
+            fusion(model).fused.iter().filter_map(|fused| Some((fused.node, fused.rounded?))).collect()
+        }
     };
     let mut proto = model.proto.clone();
     let Some(graph) = &mut proto.graph else { return Ok(proto) };
-    replace(graph, &mut 0, &mut decoded, &rounded);
+    replace(graph, &index, &mut 0, &mut decoded, &rounded)?;
     graph.output = vec![ValueInfoProto { name: Some(output.to_owned()), ..Default::default() }];
     graph.value_info.clear();
     proto.metadata_props.clear();
@@ -61,14 +63,15 @@ fn decoded(model: &Checked<Model>, output: &str, variant: Variant) -> Result<Mod
 /// Puts the decoded weights and the int8 steps into `graph`, whose first node has the number `next`, and its bodies.
 fn replace(
     graph: &mut GraphProto,
+    index: &Index<'_>,
     next: &mut usize,
     decoded: &mut HashMap<usize, TensorProto>,
     rounded: &HashMap<usize, usize>,
-) {
+) -> Result<()> {
     let first = *next;
     *next += graph.node.len();
     for body in graph.node.iter_mut().flat_map(walk::graphs_of_mut) {
-        replace(body, next, decoded, rounded);
+        replace(body, index, next, decoded, rounded)?;
     }
     let mut nodes = Vec::with_capacity(graph.node.len());
     let mut stepped: HashSet<(String, usize)> = HashSet::new();
@@ -85,9 +88,16 @@ fn replace(
             }
             *input = name;
         }
+        if nbits::is_nbits(&node) {
+            let (weight, product) = nbits::lowered(&index.of(first + at), &node)?;
+            graph.initializer.push(weight);
+            nodes.extend(product);
+            continue;
+        }
         nodes.push(node);
     }
     graph.node = nodes;
+    Ok(())
 }
 
 /// What the runtime knows in the place of what it does not.
@@ -173,7 +183,7 @@ fn dequantized(index: &Index<'_>, node: &NodeProto) -> Result<Option<TensorProto
 }
 
 /// Constant scales, also behind a Cast.
-fn scales(index: &Index<'_>, name: &str) -> Result<Option<Vec<f32>>> {
+pub(super) fn scales(index: &Index<'_>, name: &str) -> Result<Option<Vec<f32>>> {
     let name = match index.producer(name) {
         Some((_, cast)) if node::is(cast, "Cast") => cast.input.first().map_or("", String::as_str),
         Some(_) => return Ok(None),

@@ -11,14 +11,17 @@ mod densify;
 mod fusion;
 mod glue;
 mod lower;
+mod nbits;
 mod refuse;
+mod release;
 mod runtime;
 mod stages;
 mod value;
 mod widen;
 
 pub use activation::round_rows;
-pub use fusion::{Fusion, fusion};
+pub use fusion::{Fused, Fusion, fusion};
+pub use release::Release;
 pub use runtime::{Output, Runner};
 pub use stages::{Cut, Run, Stage, Stages, enters};
 pub use value::Value;

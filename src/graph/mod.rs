@@ -20,7 +20,7 @@ pub use bias::{Bias, bias};
 pub use index::{Index, Path, Use};
 pub use operand::{Operand, Origin, operand};
 pub use output::{Measured, measured_output};
-pub use rank::rank;
+pub use rank::{rank, ranks};
 pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory};
 pub use sweep::sweep;
 pub use values::{Values, stored};

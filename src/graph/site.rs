@@ -294,7 +294,7 @@ fn overridable(index: &Index<'_>, node: &NodeProto, input: usize) -> Candidate {
     match node.input.get(input) {
         Some(name) if index.initializer(name).is_some() && index.is_overridable(name) => Candidate::Obstacle(
             input,
-            "also a graph input, so a caller may replace it: remove it from the inputs".to_owned(),
+            "also a graph input, so a caller may replace it: --freeze-inputs makes it a constant".to_owned(),
         ),
         _ => Candidate::None,
     }

@@ -1,5 +1,6 @@
 //! A model in memory: the decoded graph, with payloads that are slices of the mapped files.
 
+use std::collections::HashSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +118,18 @@ pub struct Checked<T>(T);
 impl<T> Checked<T> {
     pub(super) fn new(value: T) -> Self {
         Self(value)
+    }
+}
+
+impl Checked<Model> {
+    /// Takes the initializers out of the inputs of the main graph, which makes constants of them; gives how many
+    /// there were. What is well-formed stays so.
+    pub fn freeze_inputs(&mut self) -> usize {
+        let Some(graph) = &mut self.0.proto.graph else { return 0 };
+        let stored: HashSet<&str> = graph.initializer.iter().map(|tensor| tensor.name()).collect();
+        let before = graph.input.len();
+        graph.input.retain(|input| !stored.contains(input.name()));
+        before - graph.input.len()
     }
 }
 

@@ -82,6 +82,21 @@ pub fn raise(model: &mut ModelProto) -> Result<Raised> {
     Ok(raised)
 }
 
+/// Raises a model of an IR version that lists initializers as inputs to the first that need not, and nothing else;
+/// `None` where that is not needed.
+pub fn free_initializers(model: &mut ModelProto) -> Option<Raised> {
+    let from_ir = model.ir_version();
+    if from_ir >= OPTIONAL_INPUT_IR {
+        return None;
+    }
+    let opset = default_opset(&model.opset_import).ok().flatten().unwrap_or(TARGET);
+    let mut removed_inputs = Vec::new();
+    model.graph.iter_mut().for_each(|graph| remove_initializer_inputs(graph, &mut removed_inputs));
+    model.ir_version = Some(OPTIONAL_INPUT_IR);
+    let (converted, to_ir) = (BTreeMap::new(), OPTIONAL_INPUT_IR);
+    Some(Raised { from: opset, to: opset, from_ir, to_ir, converted, removed_inputs })
+}
+
 /// Whether `domain` is that of the ONNX operators, which has two spellings.
 fn is_default(domain: &str) -> bool {
     matches!(domain, "" | "ai.onnx")

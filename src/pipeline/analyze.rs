@@ -13,7 +13,7 @@ use crate::onnx::{Checked, Model, load, load_bytes};
 use crate::plan::{Encoding, choose};
 use crate::preset::{Preset, builtin_names};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, Bits, PackedRows, ScaleStorage, Scheme};
+use crate::quant::{Algorithm, Bits, Emit, PackedRows, ScaleStorage, Scheme};
 use crate::report::{Analysis, AnalyzedCandidate, AnalyzedTensor, File, Recommendation, Trial};
 use crate::rewrite::rewrite as carry_out;
 use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
@@ -123,7 +123,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
 /// What each site could become, as far as its values allow.
 fn candidates(model: &Model, known: &Inventory) -> Result<Vec<(usize, Candidate)>> {
     let scheme = |bits, block, symmetric| {
-        Candidate::Blocks(Scheme { bits, block, symmetric, scales: ScaleStorage::F16 })
+        Candidate::Blocks(Scheme { bits, block, symmetric, scales: ScaleStorage::F16, emit: Emit::Qdq })
     };
     let linear = [
         scheme(Bits::Four, 64, false),

@@ -13,7 +13,7 @@ use crate::graph::{Form, Inventory, Site, WeightUse};
 use crate::onnx::{Checked, Layout, Model, SaveOptions};
 use crate::plan::{Choice, Encoding, Limit, Plan, totals, within};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, BLOCKS, Bits, PackedRows, ScaleStorage, Scheme};
+use crate::quant::{Algorithm, BLOCKS, Bits, Emit, PackedRows, ScaleStorage, Scheme};
 use crate::sensitivity::{Candidate, Reach, reach, weight_error};
 use crate::settings::Budget;
 
@@ -71,7 +71,7 @@ impl Costs {
                 let Some((base, candidate_of_base, base_error)) = base(model, site, algorithm)? else {
                     continue;
                 };
-                for wish in wishes(site, fitting.scales(), algorithm) {
+                for wish in wishes(site, fitting.scales(), fitting.emit(), algorithm) {
                     let Some((encoding, candidate)) = reached(model, site, wish)? else { continue };
                     let error = if candidate == candidate_of_base {
                         base_error
@@ -277,7 +277,7 @@ fn overhead(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes: &Note
 }
 
 /// Ways to store the weight of `site`, float aside.
-fn wishes(site: &Site, scales: ScaleStorage, algorithm: Algorithm) -> Vec<Encoding> {
+fn wishes(site: &Site, scales: ScaleStorage, emit: Emit, algorithm: Algorithm) -> Vec<Encoding> {
     if site.form == Form::Gather {
         let algorithm = Algorithm::Search;
         let packed = [32, 64, 128].map(|block| PackedRows { block, scales });
@@ -285,7 +285,7 @@ fn wishes(site: &Site, scales: ScaleStorage, algorithm: Algorithm) -> Vec<Encodi
         return packed.chain([Encoding::Rows { scales, algorithm }]).collect();
     }
     let blocks = |bits, block, symmetric| Encoding::Blocks {
-        scheme: Scheme { bits, block, symmetric, scales },
+        scheme: Scheme { bits, block, symmetric, scales, emit }.no_wider_than(site.k),
         algorithm,
     };
     let mut found = vec![blocks(Bits::Eight, 128, true), blocks(Bits::Eight, 32, true)];
@@ -319,6 +319,7 @@ fn base(model: &Model, site: &Site, algorithm: Algorithm) -> Result<Option<(Enco
                 block: BASE_BLOCK,
                 symmetric: false,
                 scales: ScaleStorage::F16,
+                emit: Emit::Qdq,
             },
             algorithm,
         },

@@ -15,7 +15,7 @@ use crate::onnx::save::write_file;
 use crate::onnx::{Checked, Model, hex};
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, ScaleStorage};
+use crate::quant::{Algorithm, Emit, ScaleStorage};
 use crate::report;
 use crate::statistics::Kept;
 
@@ -235,6 +235,11 @@ impl<'a> Fitting<'a> {
     /// Type of the scales in this run.
     pub fn scales(&self) -> ScaleStorage {
         self.options.settings.scales
+    }
+
+    /// The node that takes a blocked weight in this run.
+    pub fn emit(&self) -> Emit {
+        self.options.settings.emit
     }
 
     /// What came of it.

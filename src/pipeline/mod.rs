@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use crate::calibrate::{Fitted, Steps};
 use crate::data::{self, Samples};
-use crate::engine::fusion;
+use crate::engine::{Release, fusion};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{self, Inventory, inventory};
 use crate::onnx::save::{stage, stage_copy};
@@ -83,6 +83,10 @@ pub struct RewriteOptions {
     pub overwrite: bool,
     /// Put weights into a file beside the model. Default: only where they must.
     pub external: bool,
+    /// Make constants of initializers that callers may replace, which are quantized then. Default: false.
+    pub freeze_inputs: bool,
+    /// The ONNX Runtime that is to run the result, to be warned of. Default: none in particular.
+    pub target: Option<Release>,
     /// Of synthetic samples. Default: 0.
     pub seed: u64,
     /// Parts of the fitting to leave out. Default: none.
@@ -106,6 +110,8 @@ impl RewriteOptions {
             keep_output: false,
             overwrite: false,
             external: false,
+            freeze_inputs: false,
+            target: None,
             seed: 0,
             steps: Steps::default(),
         }
@@ -128,7 +134,9 @@ pub struct Done {
 /// and no output is left unless [`RewriteOptions::keep_output`] asks for it.
 pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done> {
     progress.stage("reading", 1);
-    let model = load(&options.input)?;
+    let mut model = load(&options.input)?;
+    let frozen =
+        if options.freeze_inputs && model.proto.ir_version() >= 4 { model.freeze_inputs() } else { 0 };
     if let Some(target) = &options.output {
         let inputs: Vec<_> = model.side_paths().iter().map(PathBuf::as_path).chain([model.path()]).collect();
         check_target(target, &inputs, options.overwrite)?;
@@ -147,7 +155,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         (Some(plan), _) => Plan { model_sha256: digest.clone(), ..plan },
         (None, text) => Plan::from_json(text.as_deref().unwrap_or_default(), &model, &digest)?,
     };
-    let mut notes = notes::Notes::new(&model, &digest, &options.settings);
+    let mut notes = notes::Notes::new(&model, &digest, &options.settings).with_frozen(frozen);
     if !plan.changes_anything() {
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
@@ -214,6 +222,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     }
     let kept_all = !plan.changes_anything();
     let mut report = notes.written(&plan, &written, judged, fitting.report(&plan));
+    report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
     if let Some(shared) = fitting.shared_with(&model, judge.samples()) {
         report.warnings.push(shared);
     }

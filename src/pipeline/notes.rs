@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Written;
 use super::inspect::distinct;
 use super::judge::Judged;
-use crate::engine::fusion;
+use crate::engine::{Release, fusion};
 use crate::error::Result;
 use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions};
 use crate::plan::{Decision, Encoding, Plan, Step, tied_bytes};
@@ -19,6 +19,8 @@ pub(super) struct Notes {
     preset: PresetNote,
     unknown_fields: Vec<String>,
     repair: Vec<Repair>,
+    /// Initializers that were graph inputs.
+    frozen: usize,
 }
 
 impl Notes {
@@ -38,7 +40,12 @@ impl Notes {
                 .map(|field| format!("field {} of {}", field.number, field.message))
                 .collect(),
             repair: Vec::new(),
+            frozen: 0,
         }
+    }
+
+    pub(super) fn with_frozen(self, frozen: usize) -> Self {
+        Self { frozen, ..self }
     }
 
     /// efq's entries for the model's metadata.
@@ -87,7 +94,8 @@ impl Notes {
     pub(super) fn copied(self, model: &Checked<Model>, plan: &Plan, target: &Path, dry: bool) -> Report {
         let result = File { path: target.display().to_string(), ..self.original.clone() };
         let skipped = Validation::Skipped { reason: "nothing was changed".to_owned() };
-        let mut report = self.report(if dry { "dry-run" } else { "rewrite" }, Some(result), skipped);
+        let mut report =
+            self.with_frozen(0).report(if dry { "dry-run" } else { "rewrite" }, Some(result), skipped);
         report.tensors = tensors(plan, &[]);
         report.fusion = note_fusion(model);
         report.warnings.push("every tensor is kept, so the model is copied as it is".to_owned());
@@ -138,6 +146,12 @@ impl Notes {
                 self.unknown_fields.join(", ")
             ));
         }
+        if self.frozen > 0 && result.is_some() {
+            warnings.push(format!(
+                "--freeze-inputs: {} graph inputs became constants; callers can no longer replace them",
+                self.frozen
+            ));
+        }
         Report {
             schema: report::SCHEMA,
             efq: env!("CARGO_PKG_VERSION").to_owned(),
@@ -165,12 +179,33 @@ fn file(model: &Model, path: &Path, sha256: &str) -> File {
     }
 }
 
+/// What `target` would not do with `model`.
+pub(super) fn against(model: &Checked<Model>, target: Release) -> Option<String> {
+    let found = fusion(model);
+    if found.loads > target {
+        let (opset, ir, loads) = (model.opset(), model.proto.ir_version(), found.loads);
+        return Some(format!(
+            "ONNX Runtime {target} does not load opset {opset} with IR {ir}: {loads} is the first that does"
+        ));
+    }
+    let slow = found.fused.iter().filter(|fused| fused.since > target).count();
+    (slow > 0).then(|| {
+        format!(
+            "ONNX Runtime {target} dequantizes {slow} of {} linear layers on every run: {} is the first that fuses \
+             them, --emit matmulnbits has them fused from {} on",
+            found.total(),
+            found.least_runtime(),
+            Release::DIRECT
+        )
+    })
+}
+
 fn note_fusion(model: &Checked<Model>) -> Fusion {
     let found = fusion(model);
     Fusion {
         fused: found.fused.len(),
         total: found.total(),
-        least_onnxruntime: found.least_runtime().to_owned(),
+        least_onnxruntime: found.least_runtime().to_string(),
         unfused: found.unfused,
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Decision, Encoding, Plan, SCHEMA, Stored, UsePlan};
+use super::{Decision, Encoding, PACKED_OPSET, Plan, SCHEMA, Stored, UsePlan};
 use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Inventory, Origin, Site, Values, Weight, WeightUse};
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::{Model, tensor};
 use crate::preset::{Store, nearest};
-use crate::quant::{Bits, PackedRows, Scheme};
+use crate::quant::{Bits, Emit, PackedRows, Scheme};
 use crate::role::Role;
 use crate::sensitivity::{Reach, reach};
 use crate::settings::{Rule, Settings};
@@ -218,8 +218,8 @@ impl Chooser<'_> {
             (Store::Float, _) => Encoding::Float,
             (Store::Int4, Form::Gather) => self.packed_rows(site, role, Some(rule)),
             (Store::Int8, Form::Gather) => self.rows(),
-            (Store::Int4, _) => self.blocks(Bits::Four, role, Some(rule)),
-            (Store::Int8, _) => self.blocks(Bits::Eight, role, Some(rule)),
+            (Store::Int4, _) => self.blocks(site, Bits::Four, role, Some(rule)),
+            (Store::Int8, _) => self.blocks(site, Bits::Eight, role, Some(rule)),
         };
         (encoding, rule.origin.clone())
     }
@@ -235,8 +235,8 @@ impl Chooser<'_> {
             (Store::Float, _) => Encoding::Float,
             (Store::Int4, Form::Gather) => self.packed_rows(site, role, None),
             (Store::Int8, Form::Gather) => self.rows(),
-            (Store::Int8, _) => self.blocks(Bits::Eight, role, None),
-            (Store::Int4, _) => self.blocks(Bits::Four, role, None),
+            (Store::Int8, _) => self.blocks(site, Bits::Eight, role, None),
+            (Store::Int4, _) => self.blocks(site, Bits::Four, role, None),
         };
         (encoding, format!("{}: {what}", settings.preset))
     }
@@ -257,13 +257,17 @@ impl Chooser<'_> {
     fn smaller_rows(&self, site: &Site, (wish, reason): (Encoding, String)) -> (Encoding, String) {
         let in_file = |encoding: Encoding| encoding.bytes(site.k, site.n).map(|b| b + overhead(encoding));
         let rows = self.rows();
-        if matches!(wish, Encoding::PackedRows { .. }) && in_file(wish) >= in_file(rows) {
+        let is_packed = matches!(wish, Encoding::PackedRows { .. });
+        if is_packed && self.settings.emit == Emit::MatMulNBits && self.model.opset() < PACKED_OPSET {
+            return (rows, format!("{reason}, as int8 below opset {PACKED_OPSET}"));
+        }
+        if is_packed && in_file(wish) >= in_file(rows) {
             return (rows, format!("{reason}, no larger as int8"));
         }
         (wish, reason)
     }
 
-    fn blocks(&self, bits: Bits, role: Role, rule: Option<&Rule>) -> Encoding {
+    fn blocks(&self, site: &Site, bits: Bits, role: Role, rule: Option<&Rule>) -> Encoding {
         let settings = self.settings;
         let block = rule.and_then(|rule| rule.block).unwrap_or(match bits {
             Bits::Four => settings.block,
@@ -273,8 +277,15 @@ impl Chooser<'_> {
             Bits::Four => settings.symmetric,
             Bits::Eight => true,
         });
-        let scheme = Scheme { bits, block: block.for_role(role), symmetric, scales: settings.scales };
-        Encoding::Blocks { scheme, algorithm: settings.algorithm }
+        let scheme = Scheme {
+            bits,
+            block: block.for_role(role),
+            symmetric,
+            scales: settings.scales,
+            // What an Einsum becomes has reshapes around it, in the standard form only.
+            emit: if matches!(site.form, Form::Einsum { .. }) { Emit::Qdq } else { settings.emit },
+        };
+        Encoding::Blocks { scheme: scheme.no_wider_than(site.k), algorithm: settings.algorithm }
     }
 
     /// Brings a wish to what the values allow: finite ones only, and scales of a type that holds them.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::onnx::Model;
-use crate::quant::{Algorithm, PackedRows, ScaleStorage, Scheme};
+use crate::quant::{Algorithm, Emit, PackedRows, ScaleStorage, Scheme};
 use crate::role::Role;
 use crate::sensitivity::Candidate;
 
@@ -23,6 +23,9 @@ pub use stored::{Stored, matrix as stored_matrix};
 
 /// Version of the plan's format; raised when a reader of the old one would be misled.
 pub const SCHEMA: u32 = 1;
+
+/// The first operator set that counts the axes of Concat and Slice from the end, which takes 4-bit rows apart.
+pub const PACKED_OPSET: i64 = 11;
 
 /// What is done with every stored tensor of one model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -146,10 +149,7 @@ impl Encoding {
     pub fn bytes(&self, k: usize, n: usize) -> Option<u64> {
         match self {
             Encoding::Float => None,
-            Encoding::Blocks { scheme, .. } => {
-                let parts = [scheme.codes_len(k, n), scheme.scales_len(k, n), scheme.zero_points_len(k, n)];
-                Some(parts.iter().sum::<usize>() as u64)
-            }
+            Encoding::Blocks { scheme, .. } => Some(scheme.stored_len(k, n) as u64),
             Encoding::PackedRows { format, .. } => {
                 Some((format.codes_len(k, n) + format.scales_len(k, n)) as u64)
             }
@@ -157,14 +157,15 @@ impl Encoding {
         }
     }
 
-    /// In the words of reports: `int4 block 64`, `int4 rows block 64`, `int8 rows`, `float`.
+    /// In the words of reports: `int4 block 64`, `int4 block 64 in MatMulNBits`, `int4 rows block 64`, `int8 rows`, `float`.
     pub fn name(&self) -> String {
         match self {
             Encoding::Float => "float".to_owned(),
             Encoding::PackedRows { format, .. } => format!("int4 rows block {}", format.block),
             Encoding::Rows { .. } => "int8 rows".to_owned(),
             Encoding::Blocks { scheme, .. } => {
-                format!("{} block {}", scheme.code_kind().name(), scheme.block)
+                let place = if scheme.emit == Emit::MatMulNBits { " in MatMulNBits" } else { "" };
+                format!("{} block {}{place}", scheme.code_kind().name(), scheme.block)
             }
         }
     }
@@ -216,10 +217,22 @@ impl Plan {
         self.decisions.iter().any(Decision::is_encoded)
     }
 
-    /// Uses that become DequantizeLinear with blocks, which needs opset 21.
+    /// Uses that become blocked codes, for a linear.
     pub fn blocked_uses(&self) -> usize {
+        self.blocks().count()
+    }
+
+    /// Whether a blocked use is written as `emit`.
+    pub fn emits(&self, emit: Emit) -> bool {
+        self.blocks().any(|scheme| scheme.emit == emit)
+    }
+
+    fn blocks(&self) -> impl Iterator<Item = Scheme> {
         let uses = self.decisions.iter().flat_map(|decision| &decision.uses);
-        uses.filter(|usage| matches!(usage.encoding, Encoding::Blocks { .. })).count()
+        uses.filter_map(|usage| match usage.encoding {
+            Encoding::Blocks { scheme, .. } => Some(scheme),
+            _ => None,
+        })
     }
 
     /// Uses that become 4-bit rows, which are taken apart by operators of opset 11.

@@ -1,6 +1,6 @@
 //! Raising the precision of a plan step by step, when the measured loss misses its target.
 
-use super::{Decision, Encoding, Plan};
+use super::{Decision, Encoding, Plan, UsePlan};
 use crate::quant::{Algorithm, Bits, Scheme};
 
 /// Block of the 8-bit form: the size at which it is smallest and as good as at any other.
@@ -22,12 +22,16 @@ pub struct Step {
 /// The next precision above the present one: 4 bits → 8 bits → float (of a table: 4-bit rows → 8-bit rows → float); `None` at float.
 pub fn next_step(plan: &Plan, decision: usize, usage: usize) -> Option<Step> {
     let current = plan.decisions.get(decision)?;
-    let encoding = match current.uses.get(usage)?.encoding {
+    let UsePlan { encoding, matrix, .. } = current.uses.get(usage)?;
+    let encoding = match *encoding {
         Encoding::Float => return None,
-        Encoding::Blocks { scheme: Scheme { bits: Bits::Four, scales, .. }, algorithm } => Encoding::Blocks {
-            scheme: Scheme { bits: Bits::Eight, block: EIGHT_BIT_BLOCK, symmetric: true, scales },
-            algorithm: search_for(algorithm),
-        },
+        Encoding::Blocks { scheme: Scheme { bits: Bits::Four, scales, emit, .. }, algorithm } => {
+            Encoding::Blocks {
+                scheme: Scheme { bits: Bits::Eight, block: EIGHT_BIT_BLOCK, symmetric: true, scales, emit }
+                    .no_wider_than(matrix.map_or(usize::MAX, |(k, _)| k)),
+                algorithm: search_for(algorithm),
+            }
+        }
         Encoding::PackedRows { format, algorithm } => {
             Encoding::Rows { scales: format.scales, algorithm: search_for(algorithm) }
         }

@@ -22,7 +22,7 @@ pub use builtin::{builtin_names, builtin_text};
 pub use load::load;
 pub use nearest::nearest;
 pub use pattern::Pattern;
-pub use words::{AlgorithmName, BlockSize, DecideBy, Scales, Store};
+pub use words::{AlgorithmName, BlockSize, DecideBy, Emit, Scales, Store};
 
 use crate::role::Role;
 
@@ -57,6 +57,8 @@ pub struct Preset {
     pub percentile: f32,
     /// [`Scales::Fp16`] by default.
     pub scales: Scales,
+    /// [`Emit::Qdq`] by default.
+    pub emit: Emit,
     /// How embedding tables are stored that `keep` does not name: [`Store::Float`] (`keep`), [`Store::Int8`], the
     /// default, or [`Store::Int4`], in blocks of at most 128 and always without zero points.
     pub embeddings: Store,

@@ -3,7 +3,7 @@
 use super::fault::{Fault, quoted};
 use super::fields::{Field, Fields};
 use super::tree::{self, Node};
-use super::words::{AlgorithmName, BlockSize, DecideBy, Scales, Store};
+use super::words::{AlgorithmName, BlockSize, DecideBy, Emit, Scales, Store};
 use super::{Keep, Origin, Pattern, Preset, RoleSelector, Rule};
 use crate::error::Result;
 use crate::role::{Role, role_names, roles_named};
@@ -13,7 +13,7 @@ pub(super) const BYTES: usize = 1 << 20;
 /// Rules of a preset.
 const RULES: usize = 1000;
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "name",
     "description",
     "accuracy_target",
@@ -24,6 +24,7 @@ const KEYS: [&str; 15] = [
     "algorithm",
     "percentile",
     "scales",
+    "emit",
     "embeddings",
     "head",
     "unfused",
@@ -79,6 +80,7 @@ fn preset(root: &Node, origin: Origin) -> Result<Preset, Fault> {
         algorithm: fields.read("algorithm", Field::choice)?.unwrap_or(AlgorithmName::Auto),
         percentile: fields.read("percentile", percentile)?.unwrap_or(99.9),
         scales: fields.read("scales", Field::choice)?.unwrap_or(Scales::Fp16),
+        emit: fields.read("emit", Field::choice)?.unwrap_or(Emit::Qdq),
         embeddings: fields.read("embeddings", kept_or_stored)?.unwrap_or(Store::Int8),
         head: fields.read("head", kept_or_stored)?.unwrap_or(Store::Int4),
         unfused: fields.read("unfused", kept_or_int8)?.unwrap_or(Store::Float),

@@ -68,6 +68,7 @@ fn only_the_name_has_no_default() {
         algorithm: AlgorithmName::Auto,
         percentile: 99.9,
         scales: Scales::Fp16,
+        emit: Emit::Qdq,
         embeddings: Store::Int8,
         head: Store::Int4,
         unfused: Store::Float,
@@ -97,6 +98,7 @@ symmetric: true
 algorithm: percentile
 percentile: 1e2
 scales: fp32
+emit: matmulnbits
 embeddings: keep
 head: int8
 keep: [attention,
@@ -117,13 +119,14 @@ rules:
     assert_eq!((preset.accuracy_target, preset.min_cosine, preset.percentile), (2.0, 1.0, 100.0));
     assert_eq!((preset.decide_by, preset.block_size), (DecideBy::Interval, BlockSize::Adaptive));
     assert_eq!((preset.symmetric, preset.algorithm), (true, AlgorithmName::Percentile));
+    assert_eq!(preset.emit, Emit::MatMulNBits);
     assert_eq!((preset.scales, preset.embeddings, preset.head), (Scales::Fp32, Store::Float, Store::Int8));
     let keep: Vec<_> =
         preset.keep.iter().map(|keep| (keep.line, keep.name.as_str(), keep.roles.len())).collect();
-    assert_eq!(keep, [(16, "attention", 5), (17, "lm_head", 1)]);
+    assert_eq!(keep, [(17, "attention", 5), (18, "lm_head", 1)]);
 
     let [first, second] = preset.rules.as_slice() else { panic!("{:?}", preset.rules) };
-    assert_eq!((first.line, second.line), (19, 25));
+    assert_eq!((first.line, second.line), (20, 26));
     let role = RoleSelector {
         name: "feed_forward".to_owned(),
         roles: vec![Role::FeedForwardIn, Role::FeedForwardOut],
@@ -153,8 +156,8 @@ fn texts_that_are_no_preset() {
     insta::assert_snapshot!(refused("---\n"), @"p.yaml: the preset is empty (it needs at least 'name')");
     insta::assert_snapshot!(refused("~"), @"p.yaml: the preset is empty (it needs at least 'name')");
     insta::assert_snapshot!(refused("\u{feff}"), @"p.yaml: the preset is empty (it needs at least 'name')");
-    insta::assert_snapshot!(refused("- a\n- b\n"), @"p.yaml:1:1: a preset is a list, not keys with values (allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, embeddings, head, unfused, keep, rules)");
-    insta::assert_snapshot!(refused("hello"), @"p.yaml:1:1: a preset is 'hello', not keys with values (allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, embeddings, head, unfused, keep, rules)");
+    insta::assert_snapshot!(refused("- a\n- b\n"), @"p.yaml:1:1: a preset is a list, not keys with values (allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, emit, embeddings, head, unfused, keep, rules)");
+    insta::assert_snapshot!(refused("hello"), @"p.yaml:1:1: a preset is 'hello', not keys with values (allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, emit, embeddings, head, unfused, keep, rules)");
     insta::assert_snapshot!(refused("name: [a\n"), @"p.yaml:2:1: not well-formed YAML: while parsing a flow sequence, expected ',' or ']'");
     insta::assert_snapshot!(refused_named("rules:\n\t- role: attention\n"), @"p.yaml:3:2: not well-formed YAML: tabs disallowed within this context (block indentation)");
     insta::assert_snapshot!(refused_named("  block_size: 64\n"), @"p.yaml:2:13: not well-formed YAML: mapping values are not allowed in this context");
@@ -177,13 +180,13 @@ fn yaml_beyond_plain_values() {
 
 #[test]
 fn wrong_keys() {
-    insta::assert_snapshot!(refused_named("blocksize: 64\n"), @"p.yaml:2:1: unknown key 'blocksize' in a preset (did you mean 'block_size'? allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, embeddings, head, unfused, keep, rules)");
-    insta::assert_snapshot!(refused_named("zzzzzz: 64\n"), @"p.yaml:2:1: unknown key 'zzzzzz' in a preset (allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, embeddings, head, unfused, keep, rules)");
-    insta::assert_snapshot!(refused_named("Symmetric: true\n"), @"p.yaml:2:1: unknown key 'Symmetric' in a preset (did you mean 'symmetric'? allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, embeddings, head, unfused, keep, rules)");
+    insta::assert_snapshot!(refused_named("blocksize: 64\n"), @"p.yaml:2:1: unknown key 'blocksize' in a preset (did you mean 'block_size'? allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, emit, embeddings, head, unfused, keep, rules)");
+    insta::assert_snapshot!(refused_named("zzzzzz: 64\n"), @"p.yaml:2:1: unknown key 'zzzzzz' in a preset (allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, emit, embeddings, head, unfused, keep, rules)");
+    insta::assert_snapshot!(refused_named("Symmetric: true\n"), @"p.yaml:2:1: unknown key 'Symmetric' in a preset (did you mean 'symmetric'? allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, emit, embeddings, head, unfused, keep, rules)");
     insta::assert_snapshot!(refused_named("head: keep\nscales: fp16\nhead: int4\n"), @"p.yaml:4:1: the key 'head' stands in line 2 already (remove one of the two)");
     insta::assert_snapshot!(refused_named("rules:\n  - {store: int8, role: attention,\n     store: int4}\n"), @"p.yaml:4:6: the key 'store' stands in line 3 already (remove one of the two)");
     insta::assert_snapshot!(refused_named("rules:\n  - role: attention\n    stor: int8\n"), @"p.yaml:4:5: unknown key 'stor' in a rule (did you mean 'store'? allowed: role, pattern, operator, store, block_size, symmetric)");
-    insta::assert_snapshot!(refused_named("\"a\\nb\\e[1m\": 1\n"), @r"p.yaml:2:1: unknown key 'a\nb\u{1b}[1m' in a preset (allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, embeddings, head, unfused, keep, rules)");
+    insta::assert_snapshot!(refused_named("\"a\\nb\\e[1m\": 1\n"), @r"p.yaml:2:1: unknown key 'a\nb\u{1b}[1m' in a preset (allowed: name, description, accuracy_target, min_cosine, decide_by, block_size, symmetric, algorithm, percentile, scales, emit, embeddings, head, unfused, keep, rules)");
 }
 
 #[test]

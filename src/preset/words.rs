@@ -98,6 +98,16 @@ words! {
 }
 
 words! {
+    /// The node that takes a blocked weight.
+    Emit {
+        /// A standard DequantizeLinear before the product.
+        Qdq = "qdq",
+        /// ONNX Runtime's own MatMulNBits.
+        MatMulNBits = "matmulnbits",
+    }
+}
+
+words! {
     /// How a weight is stored.
     Store {
         Int4 = "int4",

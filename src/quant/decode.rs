@@ -74,6 +74,49 @@ pub fn decode(
     Some((0..count).map(value).collect())
 }
 
+/// The weight `[k,n]` of a MatMulNBits (com.microsoft, version 1) as ONNX Runtime computes it.
+///
+/// `codes` is `[n,blocks,block * bits / 8]`, unsigned, the first code in the lowest bits; `scales` is `[n,blocks]`;
+/// `zero_points` is `[n,ceil(blocks * bits / 8)]`, packed the same, and 2^(bits - 1) where it is absent. `None` when
+/// `bits` is not 4 or 8, `block` is 0 or odd, or a length does not fit the shape.
+pub fn decode_nbits(
+    codes: &[u8],
+    scales: &[f32],
+    zero_points: Option<&[u8]>,
+    bits: usize,
+    (k, n): (usize, usize),
+    block: usize,
+) -> Option<Vec<f32>> {
+    if !matches!(bits, 4 | 8) || block == 0 || !block.is_multiple_of(2) {
+        return None;
+    }
+    let blocks = k.div_ceil(block);
+    let column_bytes = blocks.checked_mul(block)?.checked_mul(bits)? / 8;
+    let zero_bytes = blocks.checked_mul(bits)?.div_ceil(8);
+    let fits = codes.len() == n.checked_mul(column_bytes)?
+        && scales.len() == n.checked_mul(blocks)?
+        && zero_points.is_none_or(|zeros| Some(zeros.len()) == n.checked_mul(zero_bytes));
+    if !fits {
+        return None;
+    }
+    let unsigned = |bytes: &[u8], at: usize| match bits {
+        8 => i32::from(bytes[at]),
+        _ if at.is_multiple_of(2) => i32::from(bytes[at / 2] & 15),
+        _ => i32::from(bytes[at / 2] >> 4),
+    };
+    let mut values = vec![0.0; k.checked_mul(n)?];
+    for column in 0..n {
+        let own = &codes[column * column_bytes..][..column_bytes];
+        let zeros = zero_points.map(|zeros| &zeros[column * zero_bytes..][..zero_bytes]);
+        for row in 0..k {
+            let zero = zeros.map_or(1 << (bits - 1), |zeros| unsigned(zeros, row / block));
+            let scale = scales[column * blocks + row / block];
+            values[row * n + column] = (unsigned(own, row) - zero) as f32 * scale;
+        }
+    }
+    Some(values)
+}
+
 /// The table `[rows,width]` as the nodes behind its Gather compute it, bit for bit.
 ///
 /// `bytes` is i8 `[rows,pairs,block]`, `scales` is `[rows,2 * pairs]`. A sixteenth of a byte, rounded down, is the
@@ -124,6 +167,23 @@ mod tests {
         assert!(!refused(2, 2, 4, 2));
         assert!(refused(1, 2, 4, 2) && refused(2, 3, 4, 2) && refused(2, 2, 5, 2) && refused(2, 2, 4, 0));
         assert!(decode_packed_rows(&[], &[], 1, 4, usize::MAX).is_none());
+    }
+
+    #[test]
+    fn a_column_of_matmulnbits_is_whole_blocks_around_half_the_range() {
+        // Two columns of three rows in blocks of two: the last code of each column pads.
+        let codes = [0x98, 0x0f, 0x01, 0x07];
+        let values = decode_nbits(&codes, &[1.0, 2.0, -1.0, 0.5], None, 4, (3, 2), 2).unwrap();
+        assert_eq!(values, [0.0, 7.0, 1.0, 8.0, 14.0, -0.5]);
+        let zeros = [0x1f, 0x20];
+        let values = decode_nbits(&codes, &[1.0, 2.0, -1.0, 0.5], Some(&zeros), 4, (3, 2), 2).unwrap();
+        assert_eq!(values, [-7.0, -1.0, -6.0, 0.0, 28.0, 2.5]);
+        assert_eq!(decode_nbits(&[129, 0], &[2.0], None, 8, (2, 1), 2).unwrap(), [2.0, -256.0]);
+        assert!(decode_nbits(&codes[1..], &[1.0; 4], None, 4, (3, 2), 2).is_none());
+        assert!(decode_nbits(&codes, &[1.0; 3], None, 4, (3, 2), 2).is_none());
+        assert!(decode_nbits(&codes, &[1.0; 4], Some(&[0]), 4, (3, 2), 2).is_none());
+        assert!(decode_nbits(&codes, &[1.0; 4], None, 2, (3, 2), 2).is_none());
+        assert!(decode_nbits(&[], &[], None, 4, (usize::MAX, 2), 16).is_none());
     }
 
     #[test]

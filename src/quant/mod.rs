@@ -11,6 +11,7 @@ mod fit;
 mod grid;
 mod levels;
 mod matrix;
+mod nbits;
 mod pack;
 mod packed;
 mod quantize;
@@ -22,14 +23,15 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-pub use decode::{CodeKind, decode, decode_packed_rows};
+pub use decode::{CodeKind, decode, decode_nbits, decode_packed_rows};
 pub use error::WeightError;
 pub use fit::{Algorithm, fit};
 pub use grid::Grid;
 pub use matrix::{Element, Layout, Matrix};
+pub use nbits::NBits;
 pub use pack::pack_nibbles;
 pub use packed::PackedRows;
 pub use quantize::{Quantized, measure, quantize};
 pub use rows::{QuantizedRows, quantize_rows, row_scheme};
-pub use scheme::{BLOCKS, Bits, ScaleStorage, Scheme};
+pub use scheme::{BLOCKS, Bits, Emit, ScaleStorage, Scheme};
 pub use survey::{Survey, fp16_scales_fit, survey};

@@ -16,7 +16,7 @@ use super::{
     grid::Grid,
     matrix::Matrix,
     rows::encode_rows,
-    scheme::{Bits, ScaleStorage, Scheme, block_among},
+    scheme::{Bits, Emit, ScaleStorage, Scheme, block_among},
     simd::Simd,
     survey::{Survey, fp16_scales_fit},
 };
@@ -57,7 +57,7 @@ impl PackedRows {
 
     /// The scheme under which the transpose of the table is fitted: a row of the table is a column of blocks.
     pub fn scheme(&self) -> Scheme {
-        Scheme { bits: Bits::Four, block: self.block, symmetric: true, scales: self.scales }
+        Scheme { bits: Bits::Four, block: self.block, symmetric: true, scales: self.scales, emit: Emit::Qdq }
     }
 
     /// Whether every scale that fitting can choose can be stored as fp16, see

@@ -8,7 +8,7 @@ use super::{
     fit::{Algorithm, TASK_COLUMNS, fit_on},
     levels::Levels,
     matrix::Matrix,
-    scheme::{Bits, ScaleStorage, Scheme},
+    scheme::{Bits, Emit, ScaleStorage, Scheme},
     simd::Simd,
 };
 
@@ -36,7 +36,7 @@ pub fn quantize_rows(matrix: &Matrix, scales: ScaleStorage, algorithm: Algorithm
 
 /// The scheme of a table of this width: each row is one block of the transposed matrix.
 pub fn row_scheme(width: usize, scales: ScaleStorage) -> Scheme {
-    Scheme { bits: Bits::Eight, block: width.max(1), symmetric: true, scales }
+    Scheme { bits: Bits::Eight, block: width.max(1), symmetric: true, scales, emit: Emit::Qdq }
 }
 
 pub(super) fn quantize_rows_on(

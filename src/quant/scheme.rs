@@ -65,6 +65,17 @@ impl ScaleStorage {
     }
 }
 
+/// The node that takes the codes, and with it how they lie.
+#[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Emit {
+    /// A standard DequantizeLinear before the product: `[K,N]`.
+    #[default]
+    Qdq,
+    /// ONNX Runtime's own product, MatMulNBits: `[N,blocks,block]`, every block whole.
+    MatMulNBits,
+}
+
 /// Format of a block-quantized `[K,N]` weight: one scale (and zero point) for every `block` rows of a column.
 ///
 /// | bits | symmetric | ONNX type | codes | zero point |
@@ -81,6 +92,12 @@ pub struct Scheme {
     pub block: usize,
     pub symmetric: bool,
     pub scales: ScaleStorage,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub emit: Emit,
+}
+
+fn is_default(emit: &Emit) -> bool {
+    *emit == Emit::default()
 }
 
 impl Scheme {
@@ -99,7 +116,7 @@ impl Scheme {
         k.div_ceil(self.block)
     }
 
-    /// Bytes of the codes of a `[k,n]` weight.
+    /// Bytes of the codes of a `[k,n]` weight in ONNX's packing.
     pub fn codes_len(&self, k: usize, n: usize) -> usize {
         self.bits.bytes(k * n)
     }
@@ -112,6 +129,39 @@ impl Scheme {
     /// Bytes of the zero points `[blocks(k),n]`; 0 for a symmetric scheme, which has none.
     pub fn zero_points_len(&self, k: usize, n: usize) -> usize {
         if self.symmetric { 0 } else { self.bits.bytes(self.blocks(k) * n) }
+    }
+}
+
+impl Scheme {
+    /// Bytes of codes, scales and zero points of a `[k,n]` weight as they lie in the file.
+    pub fn stored_len(&self, k: usize, n: usize) -> usize {
+        let (codes, zero_points) = match self.emit {
+            Emit::Qdq => (self.codes_len(k, n), self.zero_points_len(k, n)),
+            Emit::MatMulNBits => {
+                (n * self.nbits_column(k), if self.symmetric { 0 } else { n * self.nbits_zeros(k) })
+            }
+        };
+        codes + self.scales_len(k, n) + zero_points
+    }
+
+    /// The scheme with blocks that are no longer than `k` rows need: MatMulNBits stores whole ones.
+    #[must_use]
+    pub fn no_wider_than(self, k: usize) -> Self {
+        let fitting = BLOCKS.into_iter().find(|block| *block >= k).unwrap_or(self.block);
+        match self.emit {
+            Emit::Qdq => self,
+            Emit::MatMulNBits => Self { block: self.block.min(fitting), ..self },
+        }
+    }
+
+    /// Bytes of the codes of one column of `k` rows in MatMulNBits.
+    pub fn nbits_column(&self, k: usize) -> usize {
+        self.blocks(k) * self.bits.bytes(self.block)
+    }
+
+    /// Bytes of the zero points of one column of `k` rows in MatMulNBits.
+    pub fn nbits_zeros(&self, k: usize) -> usize {
+        self.bits.bytes(self.blocks(k))
     }
 }
 
@@ -139,7 +189,13 @@ mod tests {
 
     #[test]
     fn byte_counts_follow_onnx_packing() {
-        let scheme = Scheme { bits: Bits::Four, block: 32, symmetric: false, scales: ScaleStorage::F16 };
+        let scheme = Scheme {
+            bits: Bits::Four,
+            block: 32,
+            symmetric: false,
+            scales: ScaleStorage::F16,
+            emit: Emit::Qdq,
+        };
         assert_eq!(scheme.blocks(33), 2);
         assert_eq!(scheme.codes_len(33, 3), 50);
         assert_eq!(scheme.scales_len(33, 3), 12);
@@ -148,14 +204,31 @@ mod tests {
         assert_eq!(symmetric.codes_len(33, 3), 99);
         assert_eq!(symmetric.scales_len(33, 3), 24);
         assert_eq!(symmetric.zero_points_len(33, 3), 0);
+        assert_eq!(scheme.stored_len(33, 3), 50 + 12 + 3);
+        // Two whole blocks a column, and a byte of zero points.
+        let nbits = Scheme { emit: Emit::MatMulNBits, ..scheme };
+        assert_eq!(nbits.stored_len(33, 3), 96 + 12 + 3);
+        let wide = Scheme { block: 256, ..nbits };
+        assert_eq!([1, 33, 64, 500].map(|k| wide.no_wider_than(k).block), [16, 64, 64, 256]);
+        assert_eq!(nbits.no_wider_than(33).block, 32);
     }
 
     #[test]
     fn serde_uses_plain_numbers_and_refuses_unknown_ones() {
-        let scheme = Scheme { bits: Bits::Four, block: 32, symmetric: false, scales: ScaleStorage::F16 };
+        let scheme = Scheme {
+            bits: Bits::Four,
+            block: 32,
+            symmetric: false,
+            scales: ScaleStorage::F16,
+            emit: Emit::Qdq,
+        };
         let text = serde_json::to_string(&scheme).unwrap();
         assert_eq!(text, r#"{"bits":4,"block":32,"symmetric":false,"scales":"fp16"}"#);
         assert_eq!(serde_json::from_str::<Scheme>(&text).unwrap(), scheme);
+        let nbits = Scheme { emit: Emit::MatMulNBits, ..scheme };
+        let other = serde_json::to_string(&nbits).unwrap();
+        assert!(other.ends_with(r#","emit":"matmulnbits"}"#));
+        assert_eq!(serde_json::from_str::<Scheme>(&other).unwrap(), nbits);
         assert!(serde_json::from_str::<Scheme>(&text.replace("\"bits\":4", "\"bits\":5")).is_err());
         assert!(serde_json::from_str::<Scheme>(&text.replace("32", "0")).is_err());
     }

@@ -17,6 +17,7 @@ fn scheme() -> impl Strategy<Value = Scheme> {
         block,
         symmetric,
         scales,
+        emit: Emit::Qdq,
     })
 }
 
@@ -97,6 +98,24 @@ proptest! {
             prop_assert_eq!(error.max_abs_error, residuals().fold(0.0_f32, |max, r| max.max(r.abs())));
             prop_assert_eq!(measure(&matrix, scheme, algorithm), error);
         }
+    }
+
+    #[test]
+    fn matmulnbits_holds_the_same_values(
+        scheme in scheme(), k in 1_usize..80, n in 1_usize..140, seed: u32,
+    ) {
+        let scheme = Scheme { block: scheme.block.next_multiple_of(2), emit: Emit::MatMulNBits, ..scheme };
+        let raw = bytes(&values(k, n, seed));
+        let matrix = Matrix::new(&raw, Element::F32, Layout::row_major(k, n)).unwrap();
+        let quantized = quantize(&matrix, scheme, Algorithm::Search);
+        let nbits = NBits::of(&quantized, scheme, k, n);
+        let zeros = nbits.zero_points.as_deref();
+        let stored = nbits.codes.len() + nbits.scales.len() + zeros.map_or(0, <[u8]>::len);
+        prop_assert_eq!(stored, scheme.stored_len(k, n));
+        let scales = stored_scales(&nbits.scales, scheme.scales);
+        let bits = usize::from(u8::from(scheme.bits));
+        let decoded = decode_nbits(&nbits.codes, &scales, zeros, bits, (k, n), scheme.block).unwrap();
+        prop_assert_eq!(decoded, read(&quantized, scheme, k, n));
     }
 
     #[test]
@@ -227,7 +246,8 @@ fn thread_count_leaves_the_result_alone() {
     let (k, n) = (200, 530);
     let raw = bytes(&values(k, n, 7));
     let matrix = Matrix::new(&raw, Element::F32, Layout::row_major(k, n)).unwrap();
-    let scheme = Scheme { bits: Bits::Four, block: 32, symmetric: false, scales: ScaleStorage::F16 };
+    let scheme =
+        Scheme { bits: Bits::Four, block: 32, symmetric: false, scales: ScaleStorage::F16, emit: Emit::Qdq };
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
@@ -245,7 +265,7 @@ fn every_scheme() -> impl Iterator<Item = Scheme> {
     let scales = [ScaleStorage::F32, ScaleStorage::F16];
     bits.into_iter().flat_map(move |bits| {
         scales.into_iter().flat_map(move |scales| {
-            [true, false].map(|symmetric| Scheme { bits, block: 16, symmetric, scales })
+            [true, false].map(|symmetric| Scheme { bits, block: 16, symmetric, scales, emit: Emit::Qdq })
         })
     })
 }
@@ -311,7 +331,8 @@ fn a_constant_block_is_exact_within_the_precision_of_its_scale() {
 
 #[test]
 fn symmetric_codes_use_the_full_range_with_either_sign() {
-    let scheme = Scheme { bits: Bits::Four, block: 16, symmetric: true, scales: ScaleStorage::F32 };
+    let scheme =
+        Scheme { bits: Bits::Four, block: 16, symmetric: true, scales: ScaleStorage::F32, emit: Emit::Qdq };
     let up: Vec<f32> = (-8..=7).map(|code| code as f32 * 0.5).collect();
     let down: Vec<f32> = up.iter().map(|value| -value).collect();
     for values in [up, down] {
@@ -348,7 +369,13 @@ fn the_survey_finds_the_facts() {
         let matrix = Matrix::new(&raw, Element::F32, Layout::row_major(40, 300)).unwrap();
         assert_eq!(survey(&matrix, 16).first_non_finite, Some((row, column)));
         // Not meaningful, but not a panic either.
-        let scheme = Scheme { bits: Bits::Four, block: 16, symmetric: false, scales: ScaleStorage::F16 };
+        let scheme = Scheme {
+            bits: Bits::Four,
+            block: 16,
+            symmetric: false,
+            scales: ScaleStorage::F16,
+            emit: Emit::Qdq,
+        };
         for algorithm in ALGORITHMS {
             quantize(&matrix, scheme, algorithm);
         }
@@ -366,7 +393,13 @@ fn a_wide_f64_is_reported_as_not_finite() {
 fn every_element_type_gives_the_codes_of_its_values() {
     let exact: Vec<f32> = (0..64).map(|index| ((index * 37) % 64 - 31) as f32 / 32.0).collect();
     let expected = |raw: &[u8], element| {
-        let scheme = Scheme { bits: Bits::Four, block: 32, symmetric: false, scales: ScaleStorage::F32 };
+        let scheme = Scheme {
+            bits: Bits::Four,
+            block: 32,
+            symmetric: false,
+            scales: ScaleStorage::F32,
+            emit: Emit::Qdq,
+        };
         let matrix = Matrix::new(raw, element, Layout::row_major(32, 2)).unwrap();
         quantize(&matrix, scheme, Algorithm::Search)
     };

@@ -190,17 +190,22 @@ fn matmul(
                 let subtract = subtraction(edit, site, sum, output, (&vector, &bias), add.name());
                 edit.replace(place, vec![subtract]);
             } else if shift.is_some() {
-                let corrected = edit.name(&format!("{bias}_corrected"));
-                replace_vector(edit, site, &corrected, &vector, &bias);
-                let slots = edit.node(place).map(|add| &mut add.input);
-                for slot in slots.into_iter().flatten().filter(|slot| **slot == bias) {
-                    slot.clone_from(&corrected);
-                }
+                correct(edit, site, place, &bias, &vector);
             }
         }
         _ => {}
     }
     Ok(())
+}
+
+/// Puts `vector` in the place of `bias` in the Add at `place`.
+pub(super) fn correct(edit: &mut Edit<'_>, site: &Site, place: usize, bias: &str, vector: &[f32]) {
+    let corrected = edit.name(&format!("{bias}_corrected"));
+    replace_vector(edit, site, &corrected, vector, bias);
+    let slots = edit.node(place).map(|add| &mut add.input);
+    for slot in slots.into_iter().flatten().filter(|slot| **slot == bias) {
+        slot.clone_from(&corrected);
+    }
 }
 
 /// `output = product - vector`, which stands for the bias `of`.
@@ -219,7 +224,7 @@ fn subtraction(
 }
 
 /// Adds the vector `name` in the place of `of`, as small as that is stored.
-fn replace_vector(edit: &mut Edit<'_>, site: &Site, name: &str, values: &[f32], of: &str) {
+pub(super) fn replace_vector(edit: &mut Edit<'_>, site: &Site, name: &str, values: &[f32], of: &str) {
     let (at, kind) = (site.at.node, site.operand.delivered);
     let half = float_tensor(name, &[values.len()], values, DataType::Float16);
     let holds = values.iter().all(|value| value.abs() <= f32::from(half::f16::MAX));
@@ -232,7 +237,7 @@ fn replace_vector(edit: &mut Edit<'_>, site: &Site, name: &str, values: &[f32], 
 }
 
 /// The only node that takes `value`, if nothing else does.
-fn sole_consumer<'g>(index: &Index<'g>, value: &str) -> Option<(usize, &'g NodeProto)> {
+pub(super) fn sole_consumer<'g>(index: &Index<'g>, value: &str) -> Option<(usize, &'g NodeProto)> {
     match index.consumers(value) {
         [slot] if !index.is_output(value) && index.captured_by(value).is_empty() => {
             Some((slot.node, index.node(slot.node)?))
@@ -298,15 +303,7 @@ fn gemm(
             let apart = edit.name(&format!("{output}_apart"));
             let zeros = vec![0.0; site.n];
             nodes.push(subtraction(edit, site, &apart, &product, (&zeros, ""), ""));
-            let mut addend = bias.cloned().unwrap_or_default();
-            if beta != 1.0 {
-                let factor = edit.name(&format!("{output}_beta"));
-                let scaled = edit.name(&format!("{output}_scaled_bias"));
-                let name = edit.name(&format!("{output}_Mul"));
-                edit.add(site.at.node, float_tensor(&factor, &[], &[beta], site.operand.delivered));
-                nodes.push(node::build("Mul", &name, &[&addend, &factor], &[&scaled], vec![]));
-                addend = scaled;
-            }
+            let addend = scaled(edit, site, &output, bias.map_or("", String::as_str), beta, &mut nodes);
             nodes.push(node::build("Add", original.name(), &[&apart, &addend], &[&output], vec![]));
         }
     }
@@ -314,9 +311,29 @@ fn gemm(
     Ok(())
 }
 
+/// The name of `beta` times `bias`, for which a node is added to `nodes` where it must be.
+pub(super) fn scaled(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    output: &str,
+    bias: &str,
+    beta: f32,
+    nodes: &mut Vec<NodeProto>,
+) -> String {
+    if beta == 1.0 {
+        return bias.to_owned();
+    }
+    let factor = edit.name(&format!("{output}_beta"));
+    let scaled = edit.name(&format!("{output}_scaled_bias"));
+    let name = edit.name(&format!("{output}_Mul"));
+    edit.add(site.at.node, float_tensor(&factor, &[], &[beta], site.operand.delivered));
+    nodes.push(node::build("Mul", &name, &[bias, &factor], &[&scaled], vec![]));
+    scaled
+}
+
 /// The constant bias of at most `rank` as `factor` times its values, one for each of the N columns; `None` if
 /// it is no vector.
-fn vector(
+pub(super) fn vector(
     edit: &Edit<'_>,
     site: &Site,
     bias: &str,

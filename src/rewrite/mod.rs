@@ -8,6 +8,7 @@
 mod edit;
 mod gather;
 mod linear;
+mod nbits;
 mod packed;
 mod stored;
 
@@ -15,13 +16,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::calibrate::Fitted;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::graph::{Form, Inventory, Origin, Site, WeightUse, sweep};
 use crate::onnx::proto::{GraphProto, StringStringEntryProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Draft, Model, walk};
 use crate::opset;
-use crate::plan::{Encoding, Plan, Stored, UsePlan};
-use crate::quant::{CodeKind, ScaleStorage, WeightError};
+use crate::plan::{Encoding, PACKED_OPSET, Plan, Stored, UsePlan};
+use crate::quant::{CodeKind, Emit, ScaleStorage, WeightError};
 
 use edit::Edit;
 
@@ -113,7 +114,11 @@ pub fn rewrite<'m>(
                 }
                 (Encoding::Blocks { scheme, algorithm }, Some(site)) => {
                     let wish = linear::Wish { scheme, algorithm, fitted: fitted.get(&(at, number)) };
-                    linear::encode(&mut edit, site, &weight.name, wish, (at, number))?;
+                    let encode = match scheme.emit {
+                        Emit::Qdq => linear::encode,
+                        Emit::MatMulNBits => nbits::encode,
+                    };
+                    encode(&mut edit, site, &weight.name, wish, (at, number))?;
                 }
                 (Encoding::PackedRows { format, algorithm }, Some(site)) => {
                     packed::encode(&mut edit, site, &weight.name, format, algorithm, (at, number))?;
@@ -126,11 +131,19 @@ pub fn rewrite<'m>(
         }
     }
     let mut draft = edit.finish();
-    // An old IR lists initializers as inputs, and an old operator set has none of what a table needs.
-    let old = model.proto.ir_version() < 4 || model.opset() < opset::LOWEST;
-    let lacking = plan.packed_uses() > 0 && model.opset() < packed::OPSET;
-    let raised =
-        if plan.blocked_uses() > 0 || lacking || old { Some(opset::raise(&mut draft.proto)?) } else { None };
+    // An old operator set has none of what a table needs.
+    let old = model.opset() < opset::LOWEST || plan.packed_uses() > 0 && model.opset() < PACKED_OPSET;
+    let raised = if plan.emits(Emit::Qdq) || old {
+        Some(opset::raise(&mut draft.proto).map_err(|error| match error.kind() {
+            Kind::Unsupported if !old => error.or_help("--emit matmulnbits needs no opset 21"),
+            _ => error,
+        })?)
+    } else {
+        opset::free_initializers(&mut draft.proto)
+    };
+    if plan.emits(Emit::MatMulNBits) {
+        nbits::declare(&mut draft.proto);
+    }
     if let Some(graph) = &mut draft.proto.graph {
         settle(graph);
     }
@@ -158,6 +171,11 @@ fn settle(graph: &mut GraphProto) {
 fn fits(usage: &UsePlan, site: Option<&Site>) -> bool {
     let Some(site) = site else { return false };
     let table = matches!(site.form, Form::Gather);
+    if let (Encoding::Blocks { scheme, .. }, Form::Einsum { .. }) = (usage.encoding, &site.form)
+        && scheme.emit != Emit::Qdq
+    {
+        return false;
+    }
     usage.slot == Some((site.at.node, site.at.input))
         && usage.matrix == Some((site.k, site.n))
         && usage.encoding.is_for_tables() == table

@@ -22,9 +22,6 @@ use crate::onnx::proto::{AttributeProto, NodeProto, TensorProto, tensor_proto::D
 use crate::onnx::{node, tensor};
 use crate::quant::{Algorithm, PackedRows};
 
-/// The first operator set that counts the axes of Concat and Slice from the end.
-pub(super) const OPSET: i64 = 11;
-
 /// How far [`rank`] looks back from the ids.
 const STEPS: usize = 32;
 

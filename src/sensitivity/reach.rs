@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::graph::{Site, Values};
 use crate::onnx::Model;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::quant::{PackedRows, ScaleStorage, Scheme, fp16_scales_fit, row_scheme, survey};
+use crate::quant::{Emit, PackedRows, ScaleStorage, Scheme, fp16_scales_fit, row_scheme, survey};
 
 /// What a look at the values of a weight says of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,7 +38,12 @@ pub fn reach(model: &Model, site: &Site, candidate: Candidate) -> Result<Reach> 
             Candidate::PackedRows(_) | Candidate::Rows(_) => Reach::NotFinite(column, row),
         });
     }
-    let wanted = if half { ScaleStorage::F16 } else { scheme.scales };
+    let wanted = match scheme.emit {
+        _ if half => ScaleStorage::F16,
+        // MatMulNBits takes scales of the type of the activation only.
+        Emit::MatMulNBits => ScaleStorage::F32,
+        Emit::Qdq => scheme.scales,
+    };
     let fit = match candidate {
         Candidate::PackedRows(format) => format.fp16_scales_fit(&seen),
         _ => fp16_scales_fit(&seen, scheme),

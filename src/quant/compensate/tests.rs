@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::quant::matrix::{Element, Layout, Matrix};
-use crate::quant::{Algorithm, ScaleStorage, decode, fit, quantize};
+use crate::quant::{Algorithm, Emit, ScaleStorage, decode, fit, quantize};
 
 const DAMPING: Damping = Damping { factor: 0.05, descent: 0.02, target: 0.2 };
 
@@ -48,7 +48,8 @@ fn outputs_lose_less_than_half_of_what_search_loses() {
     let matrix = Matrix::new(&bytes, Element::F32, Layout::row_major(k, n)).unwrap();
     let prepared = Prepared::new(&h, k, DAMPING).unwrap();
     for symmetric in [false, true] {
-        let scheme = Scheme { bits: Bits::Four, block: 32, symmetric, scales: ScaleStorage::F16 };
+        let scheme =
+            Scheme { bits: Bits::Four, block: 32, symmetric, scales: ScaleStorage::F16, emit: Emit::Qdq };
         let start = fit(&matrix, scheme, Algorithm::Search);
         let coded = compensate(&weight, &weight, n, 0..n, &start, scheme, &prepared, Steps::default());
         let searched = quantize(&matrix, scheme, Algorithm::Search);
@@ -78,7 +79,8 @@ fn some_columns_alone_come_out_as_among_all() {
     let bytes = bytes_of(&weight);
     let matrix = Matrix::new(&bytes, Element::F32, Layout::row_major(k, n)).unwrap();
     let prepared = Prepared::new(&h, k, DAMPING).unwrap();
-    let scheme = Scheme { bits: Bits::Four, block: 16, symmetric: false, scales: ScaleStorage::F32 };
+    let scheme =
+        Scheme { bits: Bits::Four, block: 16, symmetric: false, scales: ScaleStorage::F32, emit: Emit::Qdq };
     let start = fit(&matrix, scheme, Algorithm::Search);
     let all = compensate(&weight, &weight, n, 0..n, &start, scheme, &prepared, Steps::default());
     let some = compensate(&weight, &weight, n, 0..64, &start, scheme, &prepared, Steps::default());
@@ -125,7 +127,7 @@ proptest! {
             }
         }
         let bits = if eight { Bits::Eight } else { Bits::Four };
-        let scheme = Scheme { bits, block, symmetric, scales: ScaleStorage::F16 };
+        let scheme = Scheme { bits, block, symmetric, scales: ScaleStorage::F16, emit: Emit::Qdq };
         let bytes = bytes_of(&weight);
         let matrix = Matrix::new(&bytes, Element::F32, Layout::row_major(k, n)).unwrap();
         let start = fit(&matrix, scheme, Algorithm::Search);

@@ -1,0 +1,166 @@
+//! A linear layer as ONNX Runtime's own node: MatMulNBits (com.microsoft, version 1), with the arithmetic that a
+//! fused one gets by default.
+//!
+//! It is what ONNX Runtime makes of the standard form, so nothing around it can keep it from being fused, and it
+//! needs neither opset 21 nor a new IR. A bias stays an Add of its own: every release takes that, and adds it once.
+//! Scales have the type of the activation and stand in the file so: behind a Cast, an unoptimized session computes
+//! with wrong ones and says nothing (measured on 1.32).
+
+use super::edit::Edit;
+use super::linear::{Wish, correct, replace_vector, scaled, sole_consumer, vector};
+use super::scale_type;
+use crate::error::{Error, Result};
+use crate::graph::{Form, Site, Values};
+use crate::onnx::node;
+use crate::onnx::proto::{ModelProto, NodeProto, OperatorSetIdProto, tensor_proto::DataType};
+use crate::quant::{NBits, ScaleStorage, quantize};
+
+const DOMAIN: &str = "com.microsoft";
+
+/// Activations are rounded to int8, as a default session does it in the nodes that it fuses itself.
+const ACCURACY_LEVEL: i64 = 4;
+
+pub(super) fn encode(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    weight: &str,
+    wish: Wish<'_>,
+    key: (usize, usize),
+) -> Result<()> {
+    let shift = wish.fitted.and_then(|fitted| fitted.shift.clone()).filter(|shift| shift.len() == site.n);
+    let original = edit.node(site.at.node).cloned().unwrap_or_default();
+    let product = product(edit, site, weight, &original, wish, key)?;
+    match site.form {
+        Form::Gemm { beta, .. } => gemm(edit, site, &original, product, beta, shift.as_deref()),
+        _ => {
+            edit.replace(site.at.node, vec![product]);
+            shift.map_or(Ok(()), |shift| correct_bias(edit, site, &original, &shift))
+        }
+    }
+}
+
+/// Declares the operator set, unless the model does.
+pub(super) fn declare(model: &mut ModelProto) {
+    if !model.opset_import.iter().any(|import| import.domain() == DOMAIN) {
+        model.opset_import.push(OperatorSetIdProto { domain: Some(DOMAIN.to_owned()), version: Some(1) });
+    }
+}
+
+/// The node, in the place of `original` and without a bias; its initializers are promised.
+fn product(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    weight: &str,
+    original: &NodeProto,
+    wish: Wish<'_>,
+    key: (usize, usize),
+) -> Result<NodeProto> {
+    let Wish { scheme, algorithm, fitted } = wish;
+    let (k, n) = (site.k, site.n);
+    let wanted = match site.operand.delivered {
+        DataType::Float16 => ScaleStorage::F16,
+        _ => ScaleStorage::F32,
+    };
+    if scheme.scales != wanted {
+        return Err(Error::caller(
+            "plan",
+            format!("'{weight}' in MatMulNBits needs scales of the type of its activation"),
+        )
+        .help("make it again with `efq rewrite --dry-run --plan FILE`"));
+    }
+    let blocks = scheme.blocks(k);
+    let codes = edit.name(&format!("{weight}_quantized"));
+    let scales = edit.name(&format!("{weight}_scale"));
+    let column = scheme.bits.bytes(scheme.block);
+    let mut parts = vec![
+        (codes.clone(), DataType::Uint8, vec![n, blocks, column]),
+        (scales.clone(), scale_type(scheme.scales), vec![n, blocks]),
+    ];
+    let activation = original.input.first().cloned().unwrap_or_default();
+    let mut inputs = vec![activation, codes, scales];
+    if !scheme.symmetric {
+        let zero_points = edit.name(&format!("{weight}_zero_point"));
+        parts.push((zero_points.clone(), DataType::Uint8, vec![n, scheme.nbits_zeros(k)]));
+        inputs.push(zero_points);
+    }
+    let values = Values::of(edit.model, site)?;
+    let errors = edit.errors.clone();
+    let fitted = fitted.map(|fitted| fitted.quantized.clone());
+    edit.promise(
+        site.at.node,
+        parts,
+        Box::new(move || {
+            let made = match &fitted {
+                Some(made) => made.clone(),
+                None => quantize(&values.matrix()?, scheme, algorithm),
+            };
+            errors.push(key.0, key.1, made.error);
+            let made = NBits::of(&made, scheme, k, n);
+            Ok([Some(made.codes), Some(made.scales), made.zero_points].into_iter().flatten().collect())
+        }),
+    );
+    let number =
+        |name: &str, value: usize| node::int_attribute(name, i64::try_from(value).unwrap_or(i64::MAX));
+    let attributes = vec![
+        number("K", k),
+        number("N", n),
+        number("bits", usize::from(u8::from(scheme.bits))),
+        number("block_size", scheme.block),
+        node::int_attribute("accuracy_level", ACCURACY_LEVEL),
+    ];
+    Ok(NodeProto {
+        op_type: Some("MatMulNBits".to_owned()),
+        domain: Some(DOMAIN.to_owned()),
+        input: inputs,
+        attribute: attributes,
+        ..original.clone()
+    })
+}
+
+/// Puts the product in the place of a Gemm, with its factors in the weight and the bias, and the bias behind it.
+fn gemm(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    original: &NodeProto,
+    mut product: NodeProto,
+    beta: f32,
+    shift: Option<&[f32]>,
+) -> Result<()> {
+    let Some(bias) = original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0) else {
+        edit.replace(site.at.node, vec![product]);
+        return Ok(());
+    };
+    let output = original.output.first().cloned().unwrap_or_default();
+    let inner = edit.name(&format!("{output}_product"));
+    product.output = vec![inner.clone()];
+    // The node that gives the old result takes the old name.
+    product.name = Some(edit.name(&format!("{output}_MatMulNBits")));
+    let mut nodes = vec![product];
+    let addend = match vector(edit, site, bias, (beta, 2))? {
+        Some(mut vector) => {
+            vector.iter_mut().zip(shift.unwrap_or_default()).for_each(|(value, shift)| *value += shift);
+            let name = edit.name(&format!("{output}_bias"));
+            replace_vector(edit, site, &name, &vector, bias);
+            name
+        }
+        None => scaled(edit, site, &output, bias, beta, &mut nodes),
+    };
+    nodes.push(node::build("Add", original.name(), &[&inner, &addend], &[&output], vec![]));
+    edit.replace(site.at.node, nodes);
+    Ok(())
+}
+
+/// Adds `shift` to the constant vector that an Add behind the product holds.
+fn correct_bias(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, shift: &[f32]) -> Result<()> {
+    let output = original.output.first().map_or("", String::as_str);
+    let Some((place, add)) =
+        sole_consumer(&edit.index(site.at.node), output).filter(|(_, next)| node::is(next, "Add"))
+    else {
+        return Ok(());
+    };
+    let bias = add.input.iter().find(|name| *name != output).cloned().unwrap_or_default();
+    let Some(mut vector) = vector(edit, site, &bias, (1.0, 1))? else { return Ok(()) };
+    vector.iter_mut().zip(shift).for_each(|(value, shift)| *value += shift);
+    correct(edit, site, place, &bias, &vector);
+    Ok(())
+}
