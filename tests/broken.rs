@@ -802,9 +802,13 @@ fn models_that_do_not_go_together() {
         Net::linear(64, 64).save(&folder.join("m.onnx"));
     });
     corpus.case("cannot be run, and must be", &format!("{REWRITE} --validate always"), |folder| {
-        let net = Net::linear(64, 64)
-            .node("Frobnicate", "custom", &["logits"], &["extra"], vec![])
-            .with(|graph| graph.node[1].domain = Some("acme".into()));
+        let net = Net::linear(64, 64).node("Frobnicate", "custom", &["x"], &["frobnicated"], vec![]).with(
+            |graph| {
+                graph.node[1].domain = Some("acme".into());
+                graph.node[0].input[0] = "frobnicated".into();
+                graph.node.reverse();
+            },
+        );
         net.save(&folder.join("m.onnx"));
     });
     insta::assert_snapshot!(corpus.report());

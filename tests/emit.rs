@@ -20,7 +20,8 @@ fn rewritten(net: &Net, more: &[&str]) -> (Folder, Checked<Model>) {
 
 fn rewritten_in(folder: &Folder, target: &str, more: &[&str]) -> Checked<Model> {
     let fixed = ["rewrite", "m.onnx", "-p", "high_compression", "-o", target, "--validate", "never"];
-    done(&folder.efq(&[&fixed, more].concat()));
+    let vectors: &[&str] = if more.contains(&"--from-plan") { &[] } else { &["--unfused", "keep"] };
+    done(&folder.efq(&[&fixed, vectors, more].concat()));
     load(&folder.join(target)).unwrap()
 }
 

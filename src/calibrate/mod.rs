@@ -137,6 +137,7 @@ impl Wish {
 ///
 /// # Errors
 /// [`crate::error::Kind::Unsupported`] when the runtime cannot run the model in stages.
+#[expect(clippy::too_many_arguments, reason = "a model, samples, and how they are used")]
 pub fn calibrate(
     model: &Checked<Model>,
     inventory: &Inventory,

@@ -119,7 +119,7 @@ pub(super) struct Rewrite {
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
     /// Repeat a plan, to the same bytes
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "emit", "embeddings", "head"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "emit", "embeddings", "head", "unfused"])]
     pub from_plan: Option<PathBuf>,
     /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made
     #[arg(long, value_name = "FILE", help_heading = "Samples")]
