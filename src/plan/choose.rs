@@ -140,6 +140,7 @@ impl Chooser<'_> {
                 .find(|rule| rule.selector.matches(weight.role, operator, &[name, ""])),
             WeightUse::Site(_) => None,
         });
+        // What has no such role may be a mask, a filter, or the scale of something quantized.
         let known = matches!(
             weight.role,
             Role::Convolution
@@ -150,10 +151,11 @@ impl Chooser<'_> {
                 | Role::Normalization
         );
         let (store, origin) = match matched {
+            _ if !known => return Ok(()),
             Some(rule) => (rule.store, rule.origin.clone()),
-            // What has no role may be a mask or a filter.
-            None if known => (self.settings.unfused, self.settings.preset.clone()),
-            None => return Ok(()),
+            // A little error in an expert can turn the choice between experts.
+            None if weight.role == Role::Expert => return Ok(()),
+            None => (self.settings.unfused, self.settings.preset.clone()),
         };
         if store == Store::Float || !usable || weight.bytes < LEAST_STORED {
             return Ok(());

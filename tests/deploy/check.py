@@ -39,11 +39,13 @@ LEVEL = "session.qdq_matmulnbits_accuracy_level"
 EXACT, EXACT_HALF = 1e-5, 2e-3
 # In half precision a bias that is added apart is rounded apart, and that flips roundings to int8.
 SAME, SAME_HALF = 1e-6, 1e-2
+# The zoo has this many samples of a model at most.
+FEW = 8
 # 8-bit weights err by half a percent: whatever is further off was rewritten wrongly.
 INT8_CLOSE = 0.05
 # On so few samples single roundings that flip show; on 256 texts the two agree to four digits.
 # Beside 8-bit weights the rounding of activations is half of the error, and they show more.
-DEPLOYED, DEPLOYED_INT8, DEPLOYED_TINY = 1e-2, 5e-2, 1e-4
+DEPLOYED, DEPLOYED_FEW, DEPLOYED_INT8, DEPLOYED_TINY = 1e-2, 2e-2, 5e-2, 1e-4
 WEIGHTS, WEIGHTS_TINY = 1e-3, 1e-6
 # Large models take most of the time: fewer option sets, and as many samples as keep rounding below DEPLOYED.
 SAMPLES, SAMPLES_LARGE, LARGE_BYTES = 64, 48, 50 << 20
@@ -465,7 +467,10 @@ def check_numbers(tally, subject, case, options, run, model):
     if "*=int8" in options:
         apart, output = case.plain.apart(plain, floats_only=True)
         tally.check(subject, "int8 is close to the original", apart <= INT8_CLOSE, f"{output} is off by {apart:.1e}")
-    part = DEPLOYED_INT8 if "*=int8" in options else DEPLOYED
+    part = DEPLOYED if len(case.feeds) > FEW else DEPLOYED_FEW
+    # Where experts are chosen, a rounding that flips may choose another.
+    routed = any(node.op_type == "TopK" for node in model.graph.node)
+    part = DEPLOYED_INT8 if "*=int8" in options or routed else part
     return check_figures(tally, subject, case, report, default, plain, part)
 
 
@@ -476,7 +481,9 @@ def check_fusion(tally, subject, fusion, model, optimized):
     left, known = sum(map(is_blocked, nodes_of(optimized.graph))), len(fusion["unfused"])
     tally.check(subject, "unfused as reported", left <= known, f"{left}, reported {known}")
     constants = {tensor.name for tensor in optimized.graph.initializer}
-    casts = sum(node.op_type == "Cast" and node.input[0] in constants for node in optimized.graph.node)
+    small = {node.input[0] for node in model.graph.node
+             if node.op_type == "Cast" and attribute(node, "to", 0) == TensorProto.FLOAT}
+    casts = sum(node.op_type == "Cast" and node.input[0] in small & constants for node in optimized.graph.node)
     tally.check(subject, "stored tensors folded at load", casts == 0, f"{casts} casts of constants are left")
 
 
