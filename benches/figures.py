@@ -149,7 +149,9 @@ def main():
             calibration = models / f"{model}.calib.npz"
             for count in range(len(steps) + 1):
                 command = [pathlib.Path(efq).parent / "examples" / "steps", models / f"{model}.onnx", calibration, out]
-                subprocess.run([*command, *steps[:count]], check=True)
+                done = subprocess.run([*command, *steps[:count]], stdout=subprocess.PIPE, text=True, check=True)
+                if skipped := json.loads(done.stdout)["fitting"]["skipped"]:
+                    sys.exit(f"{model} was not calibrated: {skipped}")
                 rel, kl, _ = deployed(models / f"{model}.onnx", out, load(test))
                 other_texts = ""
                 if model == "minilm" and prose.exists():

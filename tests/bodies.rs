@@ -308,6 +308,52 @@ fn an_einsum_that_is_none_is_left_alone_with_the_reason() {
     assert_eq!(report["tensors"][0]["reason"], why);
 }
 
+/// `y = w · x`, or, without the shape of x, the same where nobody knows its rank.
+fn from_the_left(x: &[&str], y: &[&str], known: bool) -> Net {
+    let net = Net::new().input("x", DataType::Float, x).output("y", DataType::Float, y);
+    let net = net.floats("w", &[40, 64], &noise(40 * 64, 5));
+    if known {
+        return net.node("MatMul", "product", &["w", "x"], &["y"], vec![]);
+    }
+    net.integers("shape", &[2], &[64, -1])
+        .node("Concat", "sizes", &["shape"], &["computed"], vec![int("axis", 0)])
+        .node("Reshape", "unknown", &["x", "computed"], &["again"], vec![])
+        .node("MatMul", "product", &["w", "again"], &["y"], vec![])
+}
+
+#[test]
+fn a_left_operand_is_transposed_around() {
+    let cases: [(Net, &[usize], &[&str]); 3] = [
+        (from_the_left(&["64"], &["40"], true), &[64], &["MatMul"]),
+        (from_the_left(&["64", "n"], &["40", "n"], true), &[64, 3], &["Transpose", "MatMul", "Transpose"]),
+        (
+            from_the_left(&["b", "h", "64", "n"], &["b", "h", "40", "n"], true),
+            &[2, 3, 64, 5],
+            &["Transpose", "MatMul", "Transpose"],
+        ),
+    ];
+    for (net, shape, wanted) in cases {
+        let (_folder, model) = rewritten(&net, &["--algorithm", "search"]);
+        let mut found: Vec<&str> = model.graph().node.iter().map(|node| node.op_type()).collect();
+        found.retain(|op| !["Cast", "DequantizeLinear"].contains(op));
+        assert_eq!(found, wanted);
+        assert_eq!(fusion(&model).fused.len(), 1);
+        let original = efq::onnx::load_bytes(net.bytes().into()).unwrap();
+        let error = apart(&run_on(&original, shape), &run_on(&model, shape));
+        assert!(error > 1e-3 && error < 0.2, "{shape:?}: {error}");
+    }
+}
+
+#[test]
+fn a_left_operand_of_a_value_of_unknown_rank_is_left_alone_with_the_reason() {
+    let folder = Folder::new();
+    from_the_left(&["64", "n"], &["40", "n"], false).save(&folder.join("m.onnx"));
+    let report = folder.efq(&["inspect", "m.onnx", "--format", "json"]);
+    let report: Value = serde_json::from_str(done(&report)).unwrap();
+    let reason = report["tensors"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("no known rank"), "{reason}");
+}
+
 /// `y = outer(x, w)` twice, where outer calls inner, which holds a weight of its own or not.
 fn with_functions(inner_weight: bool) -> Net {
     use efq::onnx::proto::{FunctionProto, OperatorSetIdProto};

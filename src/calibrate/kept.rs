@@ -39,7 +39,8 @@ pub fn from_statistics(
     }
     let mut groups: BTreeMap<&str, Vec<(usize, &Site)>> = BTreeMap::new();
     for (number, site) in inventory.sites.iter().enumerate() {
-        let usable = site.form != Form::Gather && site.operand.delivered == DataType::Float;
+        let usable =
+            site.form != Form::Gather && !site.form.makes_rows() && site.operand.delivered == DataType::Float;
         if usable && by_site.contains_key(&number) {
             groups.entry(activation(model, site)).or_default().push((number, site));
         }

@@ -39,7 +39,8 @@ const LEAST_SAMPLES: usize = 16;
 /// Wider activations than this have no statistics: their moments would take too long to factor.
 const WIDEST: usize = 12_288;
 /// Why a layer is not fitted, after its name.
-const UNREACHED: &str = "stands in a body or is an Einsum, which calibration does not enter";
+const UNREACHED: &str =
+    "stands in a body, or is an Einsum or a left operand, which calibration does not enter";
 
 /// How much samples are like real inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -414,10 +415,10 @@ impl Walk<'_> {
         let matrix = values.matrix()?;
         let table = matrix.values();
         let back = match self.wishes.get(&cut.site).map(|wish| wish.encoding) {
-            Some(encoding) => {
+            Some(encoding) if self.steps.sequential => {
                 encoding.candidate().and_then(|(candidate, algorithm)| decoded(&matrix, candidate, algorithm))
             }
-            None => None,
+            _ => None,
         };
         let gather = |run: &Run, values: &[f32]| table::rows(run, cut, values, (k, n));
         let lost = || {

@@ -67,7 +67,7 @@ impl Run {
 
 /// Whether a network is cut at `site`: it stands in the main graph and its activations are rows as they are.
 pub fn enters(model: &Model, site: &Site) -> bool {
-    site.at.node < model.graph().node.len() && !matches!(site.form, Form::Einsum { .. })
+    site.at.node < model.graph().node.len() && !site.form.makes_rows()
 }
 
 impl Stages {

@@ -27,7 +27,7 @@ pub fn bias(index: &Index<'_>, site: &Site) -> Option<Bias> {
             && operand.dims.len() <= rank
     };
     match site.form {
-        Form::Gather | Form::Einsum { .. } => None,
+        Form::Gather | Form::Einsum { .. } | Form::Left { .. } => None,
         Form::Gemm { beta, .. } => {
             let found = operand(index, node.input.get(2).filter(|name| !name.is_empty())?)?;
             (beta != 0.0 && vector(&found, 2)).then_some(Bias {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::index::{Index, Use};
 use super::operand::{Operand, Origin, operand, stored};
+use super::rank::rank;
 use super::roles;
 use crate::onnx::proto::{NodeProto, tensor_proto::DataType};
 use crate::onnx::{Model, node, tensor};
@@ -29,8 +30,17 @@ pub enum Form {
         /// Sizes of the last axes of Y: they make N.
         made: Vec<usize>,
     },
+    /// `Y = Wᵀ · X` for X of `rank`, W being the view of what is stored as the left operand.
+    Left { rank: usize },
     /// Rows of the table W, by axis 0.
     Gather,
+}
+
+impl Form {
+    /// Whether the rows of its activation are made for the product, by a reshape or a transposition.
+    pub fn makes_rows(&self) -> bool {
+        matches!(self, Self::Einsum { .. } | Self::Left { .. })
+    }
 }
 
 /// A use of a weight that efq can encode.
@@ -218,6 +228,15 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
         return Candidate::None;
     }
     let (input, mut form) = match node.op_type() {
+        "MatMul" if is_left(index, node) => {
+            match rank(index, node.input.get(1).map_or("", String::as_str), 32) {
+                Some(rank) if rank > 0 => (0, Form::Left { rank }),
+                _ => {
+                    let why = "the left operand of a MatMul whose right one has no known rank: infer the model's shapes first";
+                    return Candidate::Obstacle(0, why.to_owned());
+                }
+            }
+        }
         "MatMul" => (1, Form::MatMul),
         "Gemm" => {
             let (alpha, beta) = (node::float(node, "alpha", 1.0), node::float(node, "beta", 1.0));
@@ -274,6 +293,10 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
                 weight.strides.swap(0, 1);
             }
         }
+        Form::Left { .. } => {
+            weight.dims.swap(0, 1);
+            weight.strides.swap(0, 1);
+        }
         _ => {}
     }
     if !matches!(form, Form::Gather) {
@@ -288,6 +311,12 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
     }
     let (k, n) = (weight.dims[0], weight.dims[1]);
     Candidate::Site(Site { at, form, operand: weight, k, n })
+}
+
+/// Whether the left operand alone is a stored matrix.
+fn is_left(index: &Index<'_>, node: &NodeProto) -> bool {
+    let stored = |at: usize| node.input.get(at).and_then(|name| operand(index, name));
+    stored(0).is_some_and(|found| found.dims.len() == 2) && stored(1).is_none()
 }
 
 fn overridable(index: &Index<'_>, node: &NodeProto, input: usize) -> Candidate {
@@ -305,7 +334,6 @@ fn reason(node: &NodeProto, data_type: DataType, rank: usize) -> String {
         return format!("{} is not a weight type", tensor::type_name(data_type));
     }
     match node.op_type() {
-        "MatMul" if rank == 2 => "the left operand of MatMul is not fused".to_owned(),
         _ if rank < 2 => "vectors and numbers stay".to_owned(),
         op => format!("{op} operands are not encoded"),
     }

@@ -42,6 +42,16 @@ pub fn int_attribute(name: &str, value: i64) -> AttributeProto {
     }
 }
 
+/// An attribute of integers to put on a node.
+pub fn ints_attribute(name: &str, values: &[i64]) -> AttributeProto {
+    AttributeProto {
+        name: Some(name.to_owned()),
+        r#type: Some(AttributeType::Ints as i32),
+        ints: values.to_vec(),
+        ..Default::default()
+    }
+}
+
 /// A node of the default operator set.
 pub fn build(
     op: &str,

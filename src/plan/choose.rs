@@ -284,8 +284,8 @@ impl Chooser<'_> {
             block: block.for_role(role),
             symmetric,
             scales: settings.scales,
-            // What an Einsum becomes has reshapes around it, in the standard form only.
-            emit: if matches!(site.form, Form::Einsum { .. }) { Emit::Qdq } else { settings.emit },
+            // What makes its rows first is written in the standard form only.
+            emit: if site.form.makes_rows() { Emit::Qdq } else { settings.emit },
         };
         Encoding::Blocks { scheme: scheme.no_wider_than(site.k), algorithm: settings.algorithm }
     }

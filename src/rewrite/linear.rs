@@ -40,6 +40,10 @@ pub(super) fn encode(
     match site.form {
         Form::Gemm { beta, .. } => gemm(edit, site, &original, dequantized, beta, shift.as_deref()),
         Form::Einsum { lead, .. } => einsum(edit, site, &original, dequantized, lead),
+        Form::Left { rank } => {
+            left(edit, site, &original, &dequantized, rank);
+            Ok(())
+        }
         _ => {
             if let Some(slot) = edit.node(site.at.node).and_then(|node| node.input.get_mut(site.at.input)) {
                 *slot = dequantized;
@@ -136,6 +140,35 @@ fn einsum(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String
         node.clone_from(&plain);
     }
     matmul(edit, site, &plain, lead == 1, None)
+}
+
+/// Replaces `W · X` by the transposed product of the transposed operands, which is fused; that of a vector needs no
+/// transposing.
+fn left(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: &str, rank: usize) {
+    let at = site.at.node;
+    let activation = original.input.get(1).map_or("", String::as_str);
+    let output = original.output.first().map_or("", String::as_str);
+    if rank < 2 {
+        edit.replace(
+            at,
+            vec![node::build("MatMul", original.name(), &[activation, weight], &[output], vec![])],
+        );
+        return;
+    }
+    let axes = i64::try_from(rank).unwrap_or(i64::MAX);
+    let order: Vec<i64> = (0..axes - 2).chain([axes - 1, axes - 2]).collect();
+    let transposed = |name: &str, input: &str, output: &str| {
+        node::build("Transpose", name, &[input], &[output], vec![node::ints_attribute("perm", &order)])
+    };
+    let (columns, product) =
+        (edit.name(&format!("{output}_columns")), edit.name(&format!("{output}_product")));
+    let names = [edit.name(&format!("{output}_Transpose")), edit.name(&format!("{output}_MatMul"))];
+    let nodes = vec![
+        transposed(&names[0], activation, &columns),
+        node::build("MatMul", &names[1], &[&columns, weight], &[&product], vec![]),
+        transposed(original.name(), &product, output),
+    ];
+    edit.replace(at, nodes);
 }
 
 /// `output` is `input` with its first `lead` axes kept and `sizes` behind them.

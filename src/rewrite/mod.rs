@@ -171,7 +171,8 @@ fn settle(graph: &mut GraphProto) {
 fn fits(usage: &UsePlan, site: Option<&Site>) -> bool {
     let Some(site) = site else { return false };
     let table = matches!(site.form, Form::Gather);
-    if let (Encoding::Blocks { scheme, .. }, Form::Einsum { .. }) = (usage.encoding, &site.form)
+    if let Encoding::Blocks { scheme, .. } = usage.encoding
+        && site.form.makes_rows()
         && scheme.emit != Emit::Qdq
     {
         return false;
