@@ -475,7 +475,6 @@ fn models_with_nothing_to_do() {
             "weight that a caller may replace",
             Net::linear(64, 64).with(|g| g.input.push(value("w", DataType::Float, &["64", "64"]))),
         )
-        .net("left operand", Net::linear(64, 64).with(|g| g.node[0].input.reverse()))
         .net("both operands", Net::linear(64, 64).with(|g| g.node[0].input[0] = "w".into()))
         .net(
             "integers",

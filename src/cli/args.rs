@@ -97,6 +97,33 @@ pub(super) enum Command {
     Completions(Completions),
 }
 
+impl Command {
+    /// The limits of a command that may run a model, and where it writes one.
+    #[cfg(unix)]
+    pub(super) fn runs_models(&self) -> Option<(&Limits, Option<&Path>)> {
+        match self {
+            Command::Rewrite(args) => args.runs_models().then_some((&args.limits, args.output.as_deref())),
+            Command::Validate(args) => Some((&args.limits, None)),
+            Command::Analyze(args) => args.samples.data.as_ref().map(|_| (&args.limits, None)),
+            Command::Pareto(args) => Some((&args.limits, None)),
+            Command::Inspect(_) | Command::Presets(_) | Command::Completions(_) => None,
+        }
+    }
+}
+
+/// What a run of a model may take.
+#[derive(Debug, ClapArgs)]
+#[command(next_help_heading = "Limits")]
+pub(super) struct Limits {
+    /// Memory for running models: what would take more is not run, what does is ended, and the report says so
+    /// [default: 4GB by estimate, all of the machine's in fact]
+    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    pub max_memory: Option<u64>,
+    /// Seconds without progress after which a run is ended
+    #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_seconds: u32,
+}
+
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
@@ -155,6 +182,23 @@ pub(super) struct Rewrite {
     /// Put weights into FILE_data beside the output
     #[arg(long)]
     pub external_data: bool,
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+#[cfg(unix)]
+impl Rewrite {
+    /// Whether a model may be run; presets do not name an algorithm that does without, so the option tells.
+    fn runs_models(&self) -> bool {
+        let fits = !matches!(
+            self.weights.algorithm,
+            Some(AlgorithmArg::Rtn | AlgorithmArg::Percentile | AlgorithmArg::Search)
+        );
+        let weights = &self.weights;
+        let budget =
+            weights.target_size.is_some() || weights.target_bpw.is_some() || weights.target_loss.is_some();
+        self.validate != ValidateWhen::Never || fits || budget
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -176,6 +220,8 @@ pub(super) struct Validate {
     /// Replace existing report files
     #[arg(long)]
     pub force: bool,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -204,6 +250,8 @@ pub(super) struct Pareto {
     pub samples: SampleArgs,
     #[command(flatten)]
     pub weights: WeightArgs,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -219,6 +267,8 @@ pub(super) struct Analyze {
     /// How scales are chosen
     #[arg(long, value_enum, default_value_t = AlgorithmArg::Search)]
     pub algorithm: AlgorithmArg,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -13,6 +13,8 @@ mod presets;
 mod progress;
 mod refusal;
 mod rewrite;
+#[cfg(unix)]
+mod supervise;
 mod validate;
 
 use std::io::Write as _;
@@ -39,6 +41,12 @@ pub fn main() -> ExitCode {
     if let Some(threads) = args.general.threads {
         // Fails only where the pool was made before, and then it serves as well.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
+    }
+    #[cfg(unix)]
+    if let Some((limits, output)) = args.command.runs_models()
+        && let Some(code) = supervise::attend(limits, output)
+    {
+        return code;
     }
     let general = &args.general;
     let result = match &args.command {

@@ -1,39 +1,70 @@
 //! Progress bars on a terminal, and the signal that stops a run.
 
 use std::io::IsTerminal as _;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::General;
+#[cfg(unix)]
+use super::supervise;
 use crate::progress::Progress;
 
-/// Shows stages on standard error if it is a terminal, and listens to SIGINT and SIGTERM.
+/// Whether the run is to stop.
+static STOP: AtomicBool = AtomicBool::new(false);
+/// The parent of a supervised run hears of steps no more often than this.
+const BEAT: Duration = Duration::from_millis(100);
+
+/// Listens to SIGINT and SIGTERM: the first asks the run to stop and clean up, the second ends it at once.
+pub(super) fn listen() {
+    // Fails only where it was done before.
+    let _ = ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    });
+}
+
+/// Asks the run to stop.
+#[cfg(unix)]
+pub(super) fn stop() {
+    STOP.store(true, Ordering::SeqCst);
+}
+
+/// Whether the run was asked to stop.
+pub(super) fn stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+/// Shows stages on standard error if it is a terminal, and tells them to the parent of a supervised run.
 pub(super) struct Bars {
     bar: Mutex<ProgressBar>,
     shown: bool,
-    stop: Arc<AtomicBool>,
+    told: Mutex<Instant>,
 }
 
 impl Bars {
     pub(super) fn new(general: &General) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = stop.clone();
-        // The first signal asks the run to stop and clean up, the second ends it at once.
-        let _ = ctrlc::set_handler(move || {
-            if flag.swap(true, Ordering::SeqCst) {
-                std::process::exit(130);
-            }
-        });
+        listen();
         let shown = !general.quiet && std::io::stderr().is_terminal();
-        Self { bar: Mutex::new(ProgressBar::hidden()), shown, stop }
+        Self { bar: Mutex::new(ProgressBar::hidden()), shown, told: Mutex::new(Instant::now()) }
+    }
+
+    fn tell(&self, stage: Option<&str>) {
+        let Ok(mut told) = self.told.lock() else { return };
+        if stage.is_some() || told.elapsed() > BEAT {
+            *told = Instant::now();
+            #[cfg(unix)]
+            supervise::tell(stage);
+        }
     }
 }
 
 impl Progress for Bars {
     fn stage(&self, name: &str, total: u64) {
+        self.tell(Some(name));
         if !self.shown {
             return;
         }
@@ -49,13 +80,14 @@ impl Progress for Bars {
     }
 
     fn advance(&self, steps: u64) {
+        self.tell(None);
         if let Some(bar) = self.bar.lock().ok().filter(|_| self.shown) {
             bar.inc(steps);
         }
     }
 
     fn cancelled(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        stopped()
     }
 }
 

@@ -49,6 +49,7 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
         freeze_inputs: args.freeze_inputs,
         target: args.target,
         seed: args.samples.seed,
+        max_memory: args.limits.max_memory.unwrap_or(limits::RUN_BYTES),
         ..RewriteOptions::new(&args.model, settings)
     };
     let progress = Bars::new(general);

@@ -16,6 +16,7 @@ mod refuse;
 mod release;
 mod runtime;
 mod stages;
+mod switch;
 mod value;
 mod widen;
 
@@ -24,6 +25,7 @@ pub use fusion::{Fused, Fusion, fusion};
 pub use release::Release;
 pub use runtime::{Output, Runner};
 pub use stages::{Cut, Run, Stage, Stages, enters};
+pub use switch::switch_off;
 pub use value::Value;
 
 /// Which arithmetic a [`Runner`] computes with.

@@ -8,7 +8,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::internal::{InferenceFact, InferenceModelExt, ToDim};
 
-use super::{Variant, activation, cumsum, lower};
+use super::{Variant, activation, cumsum, lower, switch};
 use crate::data::{Array, Sample};
 use crate::error::{Error, Kind, Result, one_line};
 use crate::onnx::proto::{ModelProto, tensor_proto::DataType};
@@ -39,6 +39,7 @@ impl Runner {
     /// # Errors
     /// [`crate::error::Kind::Unsupported`] when the runtime cannot run the graph, or would run it wrongly.
     pub fn new(model: &Checked<Model>, output: &str, variant: Variant) -> Result<Self> {
+        switch::allowed()?;
         let lowered = lower::lower(model, output, variant)?;
         let model = guarded("reading the graph", || parse(&lowered))?;
         let inputs = model.inputs.iter().map(|outlet| model.node(outlet.node).name.clone()).collect();

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use sha2::{Digest, Sha256};
 
 use super::glue::{Glue, Ready};
-use super::lower;
 use super::value::Value;
+use super::{lower, switch};
 use crate::data::Sample;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Form, Inventory, Site};
@@ -76,6 +76,7 @@ impl Stages {
     /// # Errors
     /// [`Kind::Unsupported`] when the runtime cannot run the graph, or it cannot be cut.
     pub fn new(model: &Checked<Model>, inventory: &Inventory, output: &str) -> Result<Self> {
+        switch::allowed()?;
         let mut proto = lower::lower_whole(model, output)?;
         let graph = proto.graph.take().unwrap_or_default();
         let mut sites = HashMap::new();

@@ -401,7 +401,22 @@ fn side_name(target: &Path) -> String {
 /// A folder beside `target` that only efq uses, on the same file system.
 fn staging(target: &Path) -> Result<TempDir> {
     let folder = folder_of(target);
-    tempfile::Builder::new().prefix(".efq-").tempdir_in(folder).map_err(|error| unwritable(folder, &error))
+    let prefix = staging_prefix(std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir_in(folder).map_err(|error| unwritable(folder, &error))
+}
+
+fn staging_prefix(process: u32) -> String {
+    format!(".efq-{process}-")
+}
+
+/// Removes what the process with this number staged for `target`, once it is gone and could not do so itself.
+pub fn clean_up_after(process: u32, target: &Path) {
+    let prefix = staging_prefix(process);
+    for entry in std::fs::read_dir(folder_of(target)).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Error {

@@ -35,6 +35,8 @@ pub(super) struct Fitting<'a> {
     kept: Option<(Kept, report::StatisticsFile)>,
     /// Why there are no statistics where they were wanted.
     reason: Option<String>,
+    /// Samples that there were, where memory does not hold what all of them need.
+    thinned_from: Option<usize>,
 }
 
 impl<'a> Fitting<'a> {
@@ -56,7 +58,14 @@ impl<'a> Fitting<'a> {
             }
             _ => None,
         };
-        Ok(Self { options, samples, calibrated: Calibrated::default(), kept, reason: None })
+        Ok(Self {
+            options,
+            samples,
+            calibrated: Calibrated::default(),
+            kept,
+            reason: None,
+            thinned_from: None,
+        })
     }
 
     /// Fits the weights that `plan` wants fitted.
@@ -88,8 +97,7 @@ impl<'a> Fitting<'a> {
             return Ok(&self.calibrated.fitted);
         }
         if self.options.calibration.is_none() {
-            self.reason =
-                memory::too_large(model, known, &[], memory::DEFAULT_LIMIT, "--calibration runs them");
+            self.reason = memory::too_large(model, known, &[], self.options.max_memory, "--max-memory");
             if self.reason.is_some() {
                 return Ok(&self.calibrated.fitted);
             }
@@ -113,10 +121,21 @@ impl<'a> Fitting<'a> {
         progress: &dyn Progress,
     ) -> Result<Calibrated> {
         let output = output_of(self.options, model, known)?;
-        let (samples, likeness) = match self.samples.take() {
+        let (mut samples, likeness) = match self.samples.take() {
             Some(known) => known,
             None => self.made_up(model, known, &output.name, progress)?,
         };
+        let count = samples.list.len();
+        let affordable = memory::affordable(model, known, &samples.list, self.options.max_memory);
+        if affordable < count {
+            self.thinned_from = Some(count);
+            let mut at = 0;
+            samples.list.retain(|_| {
+                at += 1;
+                // One of each of so many stretches of the same length.
+                (at * affordable) / count > ((at - 1) * affordable) / count
+            });
+        }
         let keep = self.keeps();
         let (samples, likeness) = self.samples.insert((samples, likeness));
         calibrate(
@@ -223,6 +242,16 @@ impl<'a> Fitting<'a> {
             format!(
                 "{count} of {} samples that judge are calibration samples too: the verdict is optimistic",
                 judges.list.len()
+            )
+        })
+    }
+
+    /// A warning where not all samples were used.
+    pub fn thinned(&self) -> Option<String> {
+        let used = self.samples.as_ref()?.0.list.len();
+        self.thinned_from.map(|count| {
+            format!(
+                "{used} of {count} calibration samples were used: memory does not hold more (--max-memory)"
             )
         })
     }

@@ -150,7 +150,7 @@ impl<'a> Judge<'a> {
             When::Never => return skipped("--validate never"),
             // `efq validate`, which has no output, is asked for nothing else than running them.
             When::Auto if self.options.output.is_some() => {
-                if let Some(reason) = self.too_large(memory::DEFAULT_LIMIT) {
+                if let Some(reason) = self.too_large(self.options.max_memory) {
                     return skipped(&reason);
                 }
             }

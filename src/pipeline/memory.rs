@@ -1,11 +1,15 @@
 //! Whether running both models fits into memory.
 
 use crate::data::Sample;
-use crate::graph::Inventory;
+use crate::graph::{Form, Inventory};
 use crate::onnx::Model;
 
-/// Bytes of memory that running both models may take where nothing else is said: those of 2 GB in float32.
-pub(super) const DEFAULT_LIMIT: u64 = 4_000_000_000;
+/// Times that calibration holds the widest input of a linear, of the original and the rewritten network, as it comes,
+/// rounded and summed up, and the widest product (measured: 1.8 GB for 24 000 rows of 1536).
+const HELD_INPUTS: u64 = 8;
+const HELD_PRODUCTS: u64 = 4;
+/// Calibration takes no fewer samples.
+const LEAST_SAMPLES: usize = 16;
 
 /// Positions of a sample that is not made yet.
 const POSITIONS: u64 = 512;
@@ -31,14 +35,35 @@ pub(super) fn too_large(
     })
 }
 
-/// Bytes: the weights of both models in float32, and the largest activations of one sample.
-fn estimate(model: &Model, known: &Inventory, samples: &[Sample]) -> u64 {
+/// How many of `samples`, which are walked at the same time, calibration can take within `limit` bytes.
+pub(super) fn affordable(model: &Model, known: &Inventory, samples: &[Sample], limit: u64) -> usize {
+    let linears = || known.sites.iter().filter(|site| site.form != Form::Gather);
+    let inputs = linears().map(|site| site.k as u64).max().unwrap_or(1);
+    let products = linears().map(|site| site.n as u64).max().unwrap_or(1);
+    let rows = samples.iter().map(positions).fold(0u64, u64::saturating_add);
+    let row = inputs.saturating_mul(HELD_INPUTS).saturating_add(products.saturating_mul(HELD_PRODUCTS));
+    let needed = rows.saturating_mul(row).saturating_mul(4);
+    let left = limit.saturating_sub(weights(model, known).saturating_mul(2));
+    if needed <= left {
+        return samples.len();
+    }
+    let share = left as f64 / needed as f64;
+    ((samples.len() as f64 * share) as usize).max(LEAST_SAMPLES).min(samples.len())
+}
+
+/// Bytes of the weights in float32.
+fn weights(model: &Model, known: &Inventory) -> u64 {
     let elements =
         |dims: &[usize]| dims.iter().fold(1u64, |product, dim| product.saturating_mul(*dim as u64));
     let weights = known.weights.iter().fold(0u64, |sum, weight| sum.saturating_add(elements(&weight.dims)));
     let listed = known.weights.iter().fold(0u64, |sum, weight| sum.saturating_add(weight.bytes));
     // What bodies and functions hold is not listed: as many bytes as are in the file.
-    let weights = weights.saturating_mul(4).saturating_add(model.size().saturating_sub(listed));
+    weights.saturating_mul(4).saturating_add(model.size().saturating_sub(listed))
+}
+
+/// Bytes: the weights of both models in float32, and the largest activations of one sample.
+fn estimate(model: &Model, known: &Inventory, samples: &[Sample]) -> u64 {
+    let weights = weights(model, known);
     let positions = samples.iter().map(positions).max().unwrap_or(POSITIONS);
     let widest = known.sites.iter().map(|site| site.n as u64).max().unwrap_or(1);
     let widest = widest.max(HEADS.saturating_mul(positions));
@@ -58,6 +83,7 @@ fn positions(sample: &Sample) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Array, Label};
     use crate::graph::inventory;
     use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto, tensor_proto::DataType};
     use crate::onnx::{node, tensor};
@@ -79,5 +105,26 @@ mod tests {
         assert_eq!(too_large(&model, &known, &[], expected, "--validate always runs them"), None);
         let why = too_large(&model, &known, &[], expected - 1, "--validate always runs them").unwrap();
         assert!(why.ends_with("(--validate always runs them)"), "{why}");
+    }
+
+    #[test]
+    fn calibration_takes_the_share_of_the_samples_that_memory_holds() {
+        let graph = GraphProto {
+            node: vec![node::build("MatMul", "", &["x", "w"], &["y"], vec![])],
+            initializer: vec![tensor::from_raw("w", DataType::Float, &[64, 32], vec![0; 8192])],
+            ..Default::default()
+        };
+        let import = OperatorSetIdProto { domain: None, version: Some(17) };
+        let proto = ModelProto { graph: Some(graph), opset_import: vec![import], ..Default::default() };
+        let model = Model::from_proto(proto);
+        let known = inventory(&model);
+        let x = Array { data_type: DataType::Float, shape: vec![1, 10, 64], bytes: vec![0; 2560].into() };
+        let samples = vec![Sample { inputs: vec![("x".to_owned(), x)], label: Label::None }; 100];
+        let all = 100 * 10 * 4 * (64 * HELD_INPUTS + 32 * HELD_PRODUCTS);
+        let weights = 2 * 8192;
+        assert_eq!(affordable(&model, &known, &samples, weights + all), 100);
+        assert_eq!(affordable(&model, &known, &samples, weights + all / 2), 50);
+        assert_eq!(affordable(&model, &known, &samples, 0), LEAST_SAMPLES);
+        assert_eq!(affordable(&model, &known, &samples[..3], 0), 3);
     }
 }

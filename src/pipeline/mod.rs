@@ -18,6 +18,7 @@ use crate::data::{self, Samples};
 use crate::engine::{Release, fusion};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{self, Inventory, inventory};
+use crate::limits;
 use crate::onnx::save::{stage, stage_copy};
 use crate::onnx::{Checked, Model, SaveOptions, Staged, check_target, load};
 use crate::plan::{Decision, Plan, choose};
@@ -89,6 +90,8 @@ pub struct RewriteOptions {
     pub target: Option<Release>,
     /// Of synthetic samples. Default: 0.
     pub seed: u64,
+    /// Bytes of memory that running models may take by estimate. Default: 4 GB.
+    pub max_memory: u64,
     /// Parts of the fitting to leave out. Default: none.
     pub steps: Steps,
 }
@@ -113,6 +116,7 @@ impl RewriteOptions {
             freeze_inputs: false,
             target: None,
             seed: 0,
+            max_memory: limits::RUN_BYTES,
             steps: Steps::default(),
         }
     }
@@ -223,9 +227,8 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     let kept_all = !plan.changes_anything();
     let mut report = notes.written(&plan, &written, judged, fitting.report(&plan));
     report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
-    if let Some(shared) = fitting.shared_with(&model, judge.samples()) {
-        report.warnings.push(shared);
-    }
+    report.warnings.extend(fitting.shared_with(&model, judge.samples()));
+    report.warnings.extend(fitting.thinned());
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {
         deployed.outcome = Outcome::Failed;
         deployed.reason =
