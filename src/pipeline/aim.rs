@@ -26,6 +26,9 @@ const LEAST_SHARE: f64 = 0.05;
 /// Each further round of a repair aims at so much less, so that there are few.
 const SHARPER: f64 = 0.7;
 
+/// What a plan was predicted to lose, as a squared error of the output, and what it lost, in the unit of the target.
+type Point = (f64, f64);
+
 /// What a rewrite has at hand once it is known what to write and where.
 pub(super) struct Workshop<'a> {
     pub options: &'a RewriteOptions,
@@ -104,7 +107,7 @@ impl Workshop<'_> {
         };
         let mut best = self.attempt(first)?;
         let mut last = (predicted, best.judged.loss());
-        let (mut below, mut beyond): (Option<(f64, f64)>, Option<(f64, f64)>) = (None, None);
+        let (mut below, mut beyond): (Option<Point>, Option<Point>) = (None, None);
         let mut tried = vec![predicted];
         for _ in 0..ROUNDS {
             let (predicted, loss) = last;
@@ -164,9 +167,8 @@ impl Workshop<'_> {
     }
 }
 
-/// The predicted error to try next, from a plan within the target and one beyond it, each with what was predicted and
-/// what was lost. The loss follows the squared error of the output about linearly.
-fn between(below: Option<(f64, f64)>, beyond: Option<(f64, f64)>, most: f64) -> f64 {
+/// The predicted error to try next, from a plan within the target and one beyond it. The loss follows the squared error of the output about linearly.
+fn between(below: Option<Point>, beyond: Option<Point>, most: f64) -> f64 {
     let floor = |loss: f64| loss.max(0.01 * most);
     match (below, beyond) {
         (Some((low, held)), Some((high, missed))) => {

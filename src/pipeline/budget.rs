@@ -4,24 +4,23 @@
 use std::collections::HashMap;
 
 use super::fitting::Fitting;
+use super::forms::{base, reached, wishes};
 use super::judge::Judge;
 use super::notes::Notes;
 use super::{RewriteOptions, carry_out};
 use crate::calibrate::{Change, influence};
 use crate::data::Sample;
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Form, Inventory, Site, WeightUse};
+use crate::graph::{Inventory, WeightUse};
 use crate::onnx::{Checked, Layout, Model, SaveOptions};
 use crate::plan::{Choice, Encoding, Limit, Plan, Step, raise_to, totals, within};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, BLOCKS, Bits, Emit, Matrix, PackedRows, ScaleStorage, Scheme};
-use crate::sensitivity::{Candidate, Reach, decoded, output_errors, reach, weight_error};
+use crate::quant::{Algorithm, Bits, Matrix};
+use crate::sensitivity::{Candidate, decoded, output_errors, weight_error};
 use crate::settings::Budget;
 
 /// Samples on which single weights are measured.
-const SAMPLES: usize = 24;
-/// The block at which they are measured.
-const BASE_BLOCK: usize = 64;
+pub(super) const SAMPLES: usize = 24;
 /// Rounds in which the graph's own bytes are taken into account.
 const ROUNDS: usize = 6;
 /// Bytes that a bias under a new name takes more, mostly.
@@ -395,59 +394,8 @@ fn overhead(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes: &Note
     Ok(size(model, known, plan, notes)?.saturating_sub(payload))
 }
 
-/// Ways to store the weight of `site`, float aside.
-fn wishes(site: &Site, scales: ScaleStorage, emit: Emit, algorithm: Algorithm) -> Vec<Encoding> {
-    if site.form == Form::Gather {
-        let algorithm = Algorithm::Search;
-        let packed = [32, 64, 128].map(|block| PackedRows { block, scales });
-        let packed = packed.into_iter().map(|format| Encoding::PackedRows { format, algorithm });
-        return packed.chain([Encoding::Rows { scales, algorithm }]).collect();
-    }
-    let blocks = |bits, block, symmetric| Encoding::Blocks {
-        scheme: Scheme { bits, block, symmetric, scales, emit }.no_wider_than(site.k),
-        algorithm,
-    };
-    let mut found = vec![blocks(Bits::Eight, 128, true), blocks(Bits::Eight, 32, true)];
-    let widest = BLOCKS.iter().position(|block| *block >= site.k).unwrap_or(BLOCKS.len() - 1);
-    for block in &BLOCKS[..=widest] {
-        found.push(blocks(Bits::Four, *block, false));
-        found.push(blocks(Bits::Four, *block, true));
-    }
-    found
-}
-
-/// `wish` as the values allow it; `None` where they do not.
-fn reached(model: &Model, site: &Site, wish: Encoding) -> Result<Option<(Encoding, Candidate)>> {
-    let Some((candidate, algorithm)) = wish.candidate() else { return Ok(None) };
-    Ok(match reach(model, site, candidate)? {
-        Reach::Fits(candidate) => Some((Encoding::of(candidate, algorithm), candidate)),
-        _ => None,
-    })
-}
-
-/// The form in which the influence of a weight is measured for a budget.
-fn base(model: &Model, site: &Site, algorithm: Algorithm) -> Result<Option<(Encoding, Candidate)>> {
-    let wish = match site.form {
-        Form::Gather => Encoding::PackedRows {
-            format: PackedRows { block: BASE_BLOCK, scales: ScaleStorage::F16 },
-            algorithm: Algorithm::Search,
-        },
-        _ => Encoding::Blocks {
-            scheme: Scheme {
-                bits: Bits::Four,
-                block: BASE_BLOCK,
-                symmetric: false,
-                scales: ScaleStorage::F16,
-                emit: Emit::Qdq,
-            },
-            algorithm,
-        },
-    };
-    reached(model, site, wish)
-}
-
 /// The first samples of the commonest shapes: the runtime plans once for each.
-fn of_one_shape(samples: &[Sample], count: usize) -> Vec<Sample> {
+pub(super) fn of_one_shape(samples: &[Sample], count: usize) -> Vec<Sample> {
     let shapes = |sample: &Sample| -> Vec<Vec<usize>> {
         sample.inputs.iter().map(|(_, array)| array.shape.clone()).collect()
     };

@@ -3,11 +3,14 @@
 mod aim;
 mod analyze;
 mod budget;
+mod explain;
 mod fitting;
+mod forms;
 mod inspect;
 mod judge;
 mod memory;
 mod notes;
+mod pairs;
 mod pareto;
 
 use std::collections::HashMap;
@@ -28,6 +31,7 @@ use crate::settings::{Budget, Settings};
 use crate::validate::Outcome;
 
 pub use analyze::{AnalyzeOptions, analyze};
+pub use explain::{ExplainOptions, explain};
 pub use inspect::inspect;
 pub use pareto::{ParetoOptions, pareto};
 
