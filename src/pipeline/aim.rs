@@ -76,8 +76,7 @@ impl Workshop<'_> {
             .fit(model, known, &plan, self.progress)
             .map_err(|error| error.within(model.path().display()))?;
         let save = SaveOptions { external: self.options.external };
-        let written = write(model, known, &plan, fitted, &self.notes, self.target, save, self.progress)
-            .map_err(|error| self.place(error))?;
+        let written = write(model, known, &plan, fitted, &self.notes, self.target, save, self.progress)?;
         let judged = self.judge.judge(&written.model, self.progress)?;
         let fitting = self.fitting.report(&plan);
         Ok(Attempt { plan, written, judged, fitting })
