@@ -65,7 +65,9 @@ fn fixture() -> Folder {
 #[test]
 fn help() {
     shown("help", &told(&["--help"]));
-    for command in ["rewrite", "validate", "analyze", "pareto", "inspect", "presets", "completions"] {
+    for command in
+        ["rewrite", "validate", "analyze", "explain", "pareto", "inspect", "presets", "completions"]
+    {
         shown(&format!("help_{command}"), &told(&[command, "--help"]));
         // The short form tells no other options.
         let options = |text: &str| -> BTreeSet<String> {

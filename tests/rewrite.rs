@@ -625,8 +625,8 @@ fn a_table_of_4_bits_is_raised_to_8_and_then_kept() {
     let at = plan.decisions.iter().position(|decision| decision.tensor == "table").unwrap();
     let mut passed =
         vec![(plan.decisions[at].uses[0].encoding.name(), plan.decisions[at].bytes_after as i64)];
-    while let Some(step) = efq::plan::next_step(&plan, at, 0) {
-        efq::plan::raise_to(&mut plan, &step, "the test wants it".to_owned());
+    for to in plan.decisions[at].uses[0].encoding.ladder(100).skip(1) {
+        let step = efq::plan::raise_to(&mut plan, (at, 0), to, "the test wants it").unwrap();
         let decision = &plan.decisions[at];
         passed.push((decision.uses[0].encoding.name(), decision.bytes_after as i64));
         assert_eq!(passed[passed.len() - 1].1 - passed[passed.len() - 2].1, step.bytes);

@@ -29,7 +29,7 @@ use crate::statistics::{Parts, Sums};
 use rows::Rows;
 
 pub use generate::{PASSES, generate};
-pub use influence::influence;
+pub use influence::{Change, Effect, influence};
 pub use kept::from_statistics;
 
 /// One sample in so many is held out, to judge a fit.

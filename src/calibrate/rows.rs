@@ -78,6 +78,13 @@ impl Rows {
 }
 
 impl Products {
+    /// The products of rows that are no padding.
+    pub fn counted(&self, masks: &[Option<Vec<bool>>]) -> Vec<f32> {
+        let Self { n, values, ranges, shapes } = self;
+        let rows = Rows { width: *n, values: values.clone(), ranges: ranges.clone(), shapes: shapes.clone() };
+        rows.counted(masks, &|_| true)
+    }
+
     /// The product of sample `at`.
     pub fn value(&self, at: usize) -> Option<Value> {
         let range = self.ranges.get(at)?;

@@ -87,6 +87,8 @@ pub(super) enum Command {
     Validate(Validate),
     /// Show how much each weight suffers under each scheme, and which preset fits
     Analyze(Analyze),
+    /// Show which tensors cause the loss, by what, and what it takes to mend them
+    Explain(Explain),
     /// Show size against loss over plans for several budgets, and where the curve bends
     Pareto(Box<Pareto>),
     /// Show every tensor: role, shape, bytes, operator, and what efq would do
@@ -222,6 +224,20 @@ pub(super) struct Validate {
     pub force: bool,
     #[command(flatten)]
     pub limits: Limits,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  efq explain bert.onnx bert.int4.onnx --data test.npz
+  efq explain bert.onnx bert.int4.onnx --data test.npz --format json")]
+pub(super) struct Explain {
+    /// The model as it was
+    pub original: PathBuf,
+    /// The model that was rewritten from it
+    pub rewritten: PathBuf,
+    #[command(flatten)]
+    pub samples: SampleArgs,
 }
 
 #[derive(Debug, ClapArgs)]

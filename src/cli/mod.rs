@@ -5,6 +5,7 @@ mod analyze;
 mod args;
 mod completions;
 mod exit;
+mod explain;
 mod inspect;
 mod outcome;
 mod pareto;
@@ -53,6 +54,7 @@ pub fn main() -> ExitCode {
         Command::Rewrite(command) => rewrite::run(command, general),
         Command::Validate(command) => validate::run(command, general),
         Command::Analyze(command) => analyze::run(command, general),
+        Command::Explain(command) => explain::run(command, general),
         Command::Pareto(command) => pareto::run(command, general),
         Command::Inspect(command) => inspect::run(command, general),
         Command::Presets(command) => presets::run(command, general),

@@ -35,6 +35,14 @@ pub(super) fn lower_whole(model: &Checked<Model>, output: &str) -> Result<ModelP
     Ok(proto)
 }
 
+/// `model` up to `output` with its weights decoded to float32, under the names that they have in its graph.
+///
+/// # Errors
+/// As for a [`super::Runner`].
+pub fn floats(model: &Checked<Model>, output: &str) -> Result<Model> {
+    lower(model, output, Variant::WeightsOnly).map(Model::from_proto)
+}
+
 /// `model` with `output` as its only one, its weights decoded, and the int8 steps of `variant`.
 fn decoded(model: &Checked<Model>, output: &str, variant: Variant) -> Result<ModelProto> {
     let index = Index::new(model.graph(), model.proto.ir_version());

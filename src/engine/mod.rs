@@ -22,6 +22,7 @@ mod widen;
 
 pub use activation::round_rows;
 pub use fusion::{Fused, Fusion, fusion};
+pub use lower::floats;
 pub use release::Release;
 pub use runtime::{Output, Runner};
 pub use stages::{Cut, Run, Stage, Stages, enters};

@@ -156,7 +156,7 @@ fn name_of(known: &Inventory, site: usize) -> String {
         .map_or(String::new(), |weight| weight.name.clone())
 }
 
-fn settings_of(preset: &str) -> Result<Settings> {
+pub(super) fn settings_of(preset: &str) -> Result<Settings> {
     let preset = Preset::builtin(preset).ok_or_else(|| Error::caller(preset, "is no built-in preset"))?;
     Settings::new(&preset, &Overrides::default())
 }

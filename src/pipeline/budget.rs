@@ -1,49 +1,62 @@
-//! Making the plan under a budget: what each way to store each weight costs, and the choice among them.
+//! Making the plan under a budget, or raising one that misses its target: what each way to store each weight costs,
+//! and the choice among them.
 
 use std::collections::HashMap;
 
 use super::fitting::Fitting;
+use super::forms::{base, reached, wishes};
 use super::judge::Judge;
 use super::notes::Notes;
 use super::{RewriteOptions, carry_out};
-use crate::calibrate::influence;
+use crate::calibrate::{Change, influence};
 use crate::data::Sample;
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Form, Inventory, Site, WeightUse};
+use crate::graph::{Inventory, WeightUse};
 use crate::onnx::{Checked, Layout, Model, SaveOptions};
-use crate::plan::{Choice, Encoding, Limit, Plan, totals, within};
+use crate::plan::{Choice, Encoding, Limit, Plan, Step, raise_to, totals, within};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, BLOCKS, Bits, Emit, PackedRows, ScaleStorage, Scheme};
-use crate::sensitivity::{Candidate, Reach, reach, weight_error};
+use crate::quant::{Algorithm, Bits, Matrix};
+use crate::sensitivity::{Candidate, decoded, output_errors, weight_error};
 use crate::settings::Budget;
 
 /// Samples on which single weights are measured.
-const SAMPLES: usize = 24;
-/// The block at which they are measured.
-const BASE_BLOCK: usize = 64;
+pub(super) const SAMPLES: usize = 24;
 /// Rounds in which the graph's own bytes are taken into account.
 const ROUNDS: usize = 6;
-/// Bytes of the name of a corrected bias, twice, at most.
-const CORRECTED_NAME: u64 = 32;
+/// Bytes that a bias under a new name takes more, mostly.
+const CORRECTED_NAME: u64 = 40;
 /// A fit to activations is believed to leave no less than this share of a squared error.
 const LEAST_GAIN: f64 = 0.02;
+
+/// Which ways to store a weight are weighed against each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// All of them, for a budget.
+    All,
+    /// The present one and those above it, in the block that the plan has, for a repair.
+    Raising,
+}
 
 /// What every free weight of a model may be stored as, and what that costs.
 pub(super) struct Costs {
     items: Vec<Item>,
-    /// Why the influence of single weights on the output was not measured.
-    pub unmeasured: Option<String>,
+    /// Tensors whose influence on the output could not be measured, and why.
+    unmeasured: Vec<String>,
+    reason: Option<String>,
 }
 
 struct Item {
     decision: usize,
     usage: usize,
+    /// Squared relative error of the weight in the form in which it is measured.
+    base: f64,
     encodings: Vec<Encoding>,
     choices: Vec<Choice>,
 }
 
 impl Costs {
-    /// Measures the weights that `plan` leaves free: those that no rule decides.
+    /// Measures the weights that `plan` leaves free: those that no rule decides. Under [`Scope::Raising`] the plan
+    /// must be the one that `fitting` fitted last.
     ///
     /// # Errors
     /// Errors of reading weights, or an interruption.
@@ -51,6 +64,7 @@ impl Costs {
         model: &Checked<Model>,
         known: &Inventory,
         plan: &Plan,
+        scope: Scope,
         fitting: &mut Fitting<'_>,
         judge: &mut Judge<'_>,
         progress: &dyn Progress,
@@ -66,20 +80,40 @@ impl Costs {
                 let WeightUse::Site(site_at) = found else { continue };
                 let Some(site) = known.sites.get(*site_at).filter(|_| !usage.fixed) else { continue };
                 let algorithm = fitting.algorithm();
-                let mut item = Item { decision: at, usage: number, encodings: vec![], choices: vec![] };
-                item.add(Encoding::Float, decision.bytes_before, 0.0);
-                let Some((base, candidate_of_base, base_error)) = base(model, site, algorithm)? else {
-                    continue;
+                let measured = match scope {
+                    Scope::All => base(model, site, algorithm)?,
+                    Scope::Raising => usage.encoding.candidate().map(|(form, _)| (usage.encoding, form)),
                 };
-                for wish in wishes(site, fitting.scales(), fitting.emit(), algorithm) {
-                    let Some((encoding, candidate)) = reached(model, site, wish)? else { continue };
-                    let error = if candidate == candidate_of_base {
-                        base_error
+                let Some((base, candidate_of_base)) = measured else { continue };
+                let error_of_base = weight_error(model, site, candidate_of_base, Algorithm::Search)?;
+                let least = error_of_base.squared_error.max(f64::MIN_POSITIVE);
+                let base_error = error_of_base.relative().powi(2);
+                let mut item = Item {
+                    decision: at,
+                    usage: number,
+                    base: base_error,
+                    encodings: vec![],
+                    choices: vec![],
+                };
+                item.add(Encoding::Float, decision.bytes_before, 0.0);
+                let wanted = match scope {
+                    Scope::All => wishes(site, fitting.scales(), fitting.emit(), algorithm),
+                    Scope::Raising => usage.encoding.ladder(site.k).collect(),
+                };
+                for wish in wanted {
+                    let found = if wish == usage.encoding {
+                        wish.candidate().map(|(form, _)| (wish, form))
                     } else {
-                        weight_error(model, site, candidate, Algorithm::Search)?.squared_error
+                        reached(model, site, wish)?
+                    };
+                    let Some((encoding, candidate)) = found else { continue };
+                    let error = if candidate == candidate_of_base {
+                        error_of_base
+                    } else {
+                        weight_error(model, site, candidate, Algorithm::Search)?
                     };
                     let bytes = encoding.bytes(site.k, site.n).unwrap_or(decision.bytes_before);
-                    item.add(encoding, bytes, error / base_error.max(f64::MIN_POSITIVE));
+                    item.add(encoding, bytes, error.squared_error / least);
                 }
                 if let Some(usage) = base_plan.decisions.get_mut(at).and_then(|d| d.uses.get_mut(number)) {
                     usage.encoding = base;
@@ -88,9 +122,12 @@ impl Costs {
                 items.push(item);
             }
         }
-        let mut costs = Self { items, unmeasured: None };
-        costs.influence(model, known, &bases, judge, progress)?;
-        costs.gains(model, known, &base_plan, fitting, progress)?;
+        let mut costs = Self { items, unmeasured: Vec::new(), reason: None };
+        costs.influence(model, known, plan, &bases, judge, progress)?;
+        if scope == Scope::All {
+            fitting.fit(model, known, &base_plan, progress)?;
+        }
+        costs.gains(fitting);
         Ok(costs)
     }
 
@@ -99,6 +136,7 @@ impl Costs {
         &mut self,
         model: &Checked<Model>,
         known: &Inventory,
+        plan: &Plan,
         bases: &[(usize, Encoding)],
         judge: &mut Judge<'_>,
         progress: &dyn Progress,
@@ -107,34 +145,69 @@ impl Costs {
             .iter()
             .filter_map(|(site, base)| base.candidate().map(|(candidate, _)| (*site, candidate)))
             .collect();
-        let measured = judge.prepared(progress).and_then(|ready| {
+        let mut measured = vec![None; wanted.len()];
+        let outcome = judge.prepared(progress).and_then(|ready| {
             let samples = of_one_shape(&ready.samples.list, SAMPLES);
-            influence(model, known, &wanted, &samples, &ready.output.name, progress)
-        });
-        let measured = match measured {
-            Ok(found) => found,
-            Err(error) if error.kind() == Kind::Unsupported => {
-                self.unmeasured = Some(error.to_string());
-                vec![1.0; wanted.len()]
+            let sites: Vec<usize> = wanted.iter().map(|(site, _)| *site).collect();
+            let changed = |site: usize, matrix: &Matrix<'_>| {
+                let wish = wanted.iter().find(|(at, _)| *at == site);
+                let values = |candidate| decoded(matrix, candidate, Algorithm::Search);
+                Ok(wish.and_then(|(_, candidate)| match candidate {
+                    Candidate::Blocks(_) => {
+                        let weight = values(*candidate)?;
+                        Some(Change::Linear { weight, shift: None, rounded: None })
+                    }
+                    _ => values(*candidate).map(Change::Table),
+                }))
+            };
+            let name = &ready.output.name;
+            match influence(model, known, &sites, &changed, false, &samples, name, progress) {
+                Ok((found, _)) => measured = found.iter().map(|effect| effect.output).collect(),
+                Err(error) if error.kind() == Kind::Unsupported => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => return Err(error),
-        };
-        for (item, influence) in self.items.iter_mut().zip(measured) {
+            // What the stages do not enter is put into whole runs.
+            let open: Vec<usize> = (0..wanted.len()).filter(|at| measured[*at].is_none()).collect();
+            let rest: Vec<_> =
+                open.iter().map(|at| (wanted[*at].0, wanted[*at].1, Algorithm::Search)).collect();
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let found = output_errors(model, known, &rest, &ready.original, &samples, progress)?;
+            open.iter().zip(found).for_each(|(at, error)| measured[*at] = error);
+            Ok(())
+        });
+        match outcome {
+            Err(error) if error.kind() == Kind::Unsupported => self.reason = Some(error.to_string()),
+            other => other?,
+        }
+        let measured: Vec<_> =
+            measured.into_iter().map(|found| found.filter(|error| error.is_finite())).collect();
+        let (sum, count) = measured.iter().flatten().fold((0.0, 0), |(sum, n), error| (sum + error, n + 1));
+        for (item, found) in self.items.iter_mut().zip(measured) {
+            let influence = found.unwrap_or(if count > 0 { sum / f64::from(count) } else { item.base });
             item.choices.iter_mut().for_each(|choice| choice.loss *= influence.max(1e-12));
+            if let (None, Some(decision)) = (found, plan.decisions.get(item.decision)) {
+                self.unmeasured.push(decision.tensor.clone());
+            }
         }
         Ok(())
     }
 
+    /// What is to be said of weights whose influence could not be measured.
+    pub fn warning(&self) -> Option<String> {
+        let first = self.unmeasured.first()?;
+        let (count, all) = (self.unmeasured.len(), self.items.len());
+        let assumed = if count == all { "its own relative error" } else { "the mean of the others" };
+        let why = self.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        Some(format!(
+            "the influence of {count} of {all} weights on the output could not be measured, '{first}' first{why}; \
+             {assumed} was taken for it"
+        ))
+    }
+
     /// Takes into account what fitting to activations gains at 4 bits.
-    fn gains(
-        &mut self,
-        model: &Checked<Model>,
-        known: &Inventory,
-        base_plan: &Plan,
-        fitting: &mut Fitting<'_>,
-        progress: &dyn Progress,
-    ) -> Result<()> {
-        fitting.fit(model, known, base_plan, progress)?;
+    fn gains(&mut self, fitting: &Fitting<'_>) {
         let gains: HashMap<usize, f64> = fitting
             .calibrated()
             .layers
@@ -152,14 +225,41 @@ impl Costs {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// `plan` with tensors raised, for the least bytes, until no more than `share` of its predicted loss is left; with
+    /// the steps. `None` when nothing is left to raise.
+    pub fn raised(&mut self, plan: &Plan, share: f64, reason: &str) -> Option<(Plan, Vec<Step>)> {
+        let mut present = 0.0;
+        for item in &mut self.items {
+            let now = item.present(plan)?;
+            present += now.1.loss;
+            // What was raised stays so.
+            let kept = item.encodings.iter().copied().zip(item.choices.iter().copied());
+            let kept = kept.filter(|choice| *choice == now || choice.1.loss < now.1.loss);
+            (item.encodings, item.choices) = kept.unzip();
+        }
+        let (picked, _) = self.picked(Limit::Loss(share * present)).filter(|_| present > 0.0)?;
+        let (mut raised, mut steps) = (plan.clone(), Vec::new());
+        for (item, at) in self.items.iter().zip(picked) {
+            let to = *item.encodings.get(at)?;
+            steps.extend(raise_to(&mut raised, (item.decision, item.usage), to, reason));
+        }
+        (!steps.is_empty()).then_some((raised, steps))
+    }
+
+    /// The choice for each item within `limit`, and its predicted loss.
+    fn picked(&self, limit: Limit) -> Option<(Vec<usize>, f64)> {
+        let choices: Vec<Vec<Choice>> = self.items.iter().map(|item| item.choices.clone()).collect();
+        let picked = within(&choices, limit)?;
+        let (_, loss) = totals(&choices, &picked);
+        Some((picked, loss))
     }
 
     /// `plan` with the free weights chosen within `limit` on their payload; `None` when nothing holds it. With
     /// it the predicted squared relative error of the output.
     fn chosen(&self, plan: &Plan, limit: Limit, reason: &str) -> Option<(Plan, f64)> {
-        let choices: Vec<Vec<Choice>> = self.items.iter().map(|item| item.choices.clone()).collect();
-        let picked = within(&choices, limit)?;
+        let (picked, loss) = self.picked(limit)?;
         let mut plan = plan.clone();
         for (item, at) in self.items.iter().zip(&picked) {
             let decision = plan.decisions.get_mut(item.decision)?;
@@ -168,11 +268,11 @@ impl Costs {
             reason.clone_into(&mut usage.reason);
             decision.recount();
         }
-        let (_, loss) = totals(&choices, &picked);
         Some((plan, loss))
     }
 
-    /// The plan of the least predicted loss for a budget of bytes.
+    /// The plan of the least predicted loss for a budget of bytes of which `spare` are left over; with what it is
+    /// predicted to lose and the bytes of the budget.
     ///
     /// # Errors
     /// [`Kind::Caller`] when even the smallest choice is larger.
@@ -182,9 +282,10 @@ impl Costs {
         known: &Inventory,
         plan: &Plan,
         budget: Budget,
+        spare: u64,
         notes: &Notes,
-    ) -> Result<(Plan, f64)> {
-        let (most, reason) = match budget {
+    ) -> Result<(Plan, f64, u64)> {
+        let (whole, reason) = match budget {
             Budget::Size(bytes) => (bytes, format!("budget of {bytes} bytes")),
             Budget::BitsPerWeight(bits) => {
                 let elements: u64 = plan.decisions.iter().map(crate::plan::Decision::elements).sum();
@@ -193,21 +294,31 @@ impl Costs {
             }
             Budget::Loss(_) => return Err(Error::caller("budget", "is no size")),
         };
-        let free: u64 = self.payload(plan);
-        let mut other = size(model, known, plan, notes)?.saturating_sub(free);
-        let mut smallest = 0;
+        let most = whole.saturating_sub(spare);
+        let mut other = size(model, known, plan, notes)?.saturating_sub(self.payload(plan));
+        let mut best: Option<(Plan, f64)> = None;
         for _ in 0..ROUNDS {
-            let limit = Limit::Bytes(most.saturating_sub(other));
-            let Some((made, loss)) = self.chosen(plan, limit, &reason) else {
-                let least = self.chosen(plan, Limit::Loss(f64::INFINITY), &reason);
-                smallest = least.map(|(plan, _)| size(model, known, &plan, notes)).transpose()?.unwrap_or(0);
+            let Some((made, loss)) = self.chosen(plan, Limit::Bytes(most.saturating_sub(other)), &reason)
+            else {
                 break;
             };
             let bytes = size(model, known, &made, notes)?;
-            if bytes <= most {
-                return Ok((made, loss));
+            let around = bytes.saturating_sub(self.payload(&made));
+            if bytes <= most && best.as_ref().is_none_or(|(_, least)| loss < *least) {
+                best = Some((made, loss));
             }
-            other += bytes - most;
+            if around == other {
+                break;
+            }
+            // Nodes and names are other bytes in every plan: what is left of the budget is given out again.
+            other = around;
+        }
+        // The smallest, where the bytes around the weights are so few only in it.
+        let least = self.chosen(plan, Limit::Loss(f64::INFINITY), &reason);
+        let smallest =
+            least.as_ref().map(|(plan, _)| size(model, known, plan, notes)).transpose()?.unwrap_or(0);
+        if let Some((made, loss)) = best.or(least.filter(|_| smallest <= most)) {
+            return Ok((made, loss, whole));
         }
         let kept: u64 = plan
             .decisions
@@ -256,6 +367,13 @@ impl Costs {
 }
 
 impl Item {
+    /// The form that `plan` gives it, and what that costs.
+    fn present(&self, plan: &Plan) -> Option<(Encoding, Choice)> {
+        let encoding = plan.decisions.get(self.decision)?.uses.get(self.usage)?.encoding;
+        let at = self.encodings.iter().position(|known| *known == encoding)?;
+        Some((encoding, *self.choices.get(at)?))
+    }
+
     fn add(&mut self, encoding: Encoding, bytes: u64, loss: f64) {
         self.encodings.push(encoding);
         self.choices.push(Choice { bytes, loss });
@@ -276,61 +394,8 @@ fn overhead(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes: &Note
     Ok(size(model, known, plan, notes)?.saturating_sub(payload))
 }
 
-/// Ways to store the weight of `site`, float aside.
-fn wishes(site: &Site, scales: ScaleStorage, emit: Emit, algorithm: Algorithm) -> Vec<Encoding> {
-    if site.form == Form::Gather {
-        let algorithm = Algorithm::Search;
-        let packed = [32, 64, 128].map(|block| PackedRows { block, scales });
-        let packed = packed.into_iter().map(|format| Encoding::PackedRows { format, algorithm });
-        return packed.chain([Encoding::Rows { scales, algorithm }]).collect();
-    }
-    let blocks = |bits, block, symmetric| Encoding::Blocks {
-        scheme: Scheme { bits, block, symmetric, scales, emit }.no_wider_than(site.k),
-        algorithm,
-    };
-    let mut found = vec![blocks(Bits::Eight, 128, true), blocks(Bits::Eight, 32, true)];
-    let widest = BLOCKS.iter().position(|block| *block >= site.k).unwrap_or(BLOCKS.len() - 1);
-    for block in &BLOCKS[..=widest] {
-        found.push(blocks(Bits::Four, *block, false));
-        found.push(blocks(Bits::Four, *block, true));
-    }
-    found
-}
-
-/// `wish` as the values allow it; `None` where they do not.
-fn reached(model: &Model, site: &Site, wish: Encoding) -> Result<Option<(Encoding, Candidate)>> {
-    let Some((candidate, algorithm)) = wish.candidate() else { return Ok(None) };
-    Ok(match reach(model, site, candidate)? {
-        Reach::Fits(candidate) => Some((Encoding::of(candidate, algorithm), candidate)),
-        _ => None,
-    })
-}
-
-/// The form in which the influence of a weight is measured, with its squared error.
-fn base(model: &Model, site: &Site, algorithm: Algorithm) -> Result<Option<(Encoding, Candidate, f64)>> {
-    let wish = match site.form {
-        Form::Gather => Encoding::PackedRows {
-            format: PackedRows { block: BASE_BLOCK, scales: ScaleStorage::F16 },
-            algorithm: Algorithm::Search,
-        },
-        _ => Encoding::Blocks {
-            scheme: Scheme {
-                bits: Bits::Four,
-                block: BASE_BLOCK,
-                symmetric: false,
-                scales: ScaleStorage::F16,
-                emit: Emit::Qdq,
-            },
-            algorithm,
-        },
-    };
-    let Some((encoding, candidate)) = reached(model, site, wish)? else { return Ok(None) };
-    let error = weight_error(model, site, candidate, Algorithm::Search)?.squared_error;
-    Ok(Some((encoding, candidate, error)))
-}
-
 /// The first samples of the commonest shapes: the runtime plans once for each.
-fn of_one_shape(samples: &[Sample], count: usize) -> Vec<Sample> {
+pub(super) fn of_one_shape(samples: &[Sample], count: usize) -> Vec<Sample> {
     let shapes = |sample: &Sample| -> Vec<Vec<usize>> {
         sample.inputs.iter().map(|(_, array)| array.shape.clone()).collect()
     };
@@ -343,9 +408,6 @@ fn of_one_shape(samples: &[Sample], count: usize) -> Vec<Sample> {
     let chosen = groups.into_iter().flat_map(|(_, list)| list).take(count);
     chosen.filter_map(|at| samples.get(at).cloned()).collect()
 }
-
-/// The limit on the squared relative error of the output from which a loss target is approached.
-pub(super) const FIRST_GUESS: f64 = 0.01;
 
 /// Whether `options` ask for a plan under a budget.
 pub(super) fn asked(options: &RewriteOptions) -> Option<Budget> {

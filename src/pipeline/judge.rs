@@ -63,6 +63,16 @@ impl Judged {
         }
     }
 
+    /// Whether both models were run.
+    pub(super) fn was_measured(&self) -> bool {
+        matches!(self, Judged::Measured { .. })
+    }
+
+    /// Whether every value is finite that was so in the original.
+    pub(super) fn is_finite(&self) -> bool {
+        !matches!(self, Judged::Measured { verdict, .. } if verdict.non_finite > 0)
+    }
+
     /// The loss in percent, 0 where it was not measured.
     pub(super) fn loss(&self) -> f64 {
         match self {
@@ -118,17 +128,12 @@ impl<'a> Judge<'a> {
         Self { options, model, known, given, ready: None }
     }
 
-    /// What the runs stand on, after the first judgement.
-    pub(super) fn ready(&self) -> Option<&Ready> {
-        self.ready.as_ref()
-    }
-
     /// The user's samples, if they have been read.
     pub(super) fn samples(&self) -> Option<&Samples> {
         self.ready.as_ref().map(|ready| &ready.samples).filter(|samples| samples.are_real())
     }
 
-    /// The same, made ready where it is not yet.
+    /// What the runs stand on, made ready where it is not yet.
     ///
     /// # Errors
     /// [`Kind::Unsupported`] when the original cannot be run.

@@ -1,13 +1,16 @@
 //! The story of a run: the only place that knows the order of the rooms.
 
+mod aim;
 mod analyze;
 mod budget;
+mod explain;
 mod fitting;
+mod forms;
 mod inspect;
 mod judge;
 mod memory;
-mod mend;
 mod notes;
+mod pairs;
 mod pareto;
 
 use std::collections::HashMap;
@@ -29,19 +32,17 @@ use crate::settings::{Budget, Settings};
 use crate::validate::Outcome;
 
 pub use analyze::{AnalyzeOptions, analyze};
+pub use explain::{ExplainOptions, explain};
 pub use inspect::inspect;
 pub use pareto::{ParetoOptions, pareto};
 
-use budget::Costs;
+use aim::{Attempt, Workshop};
+use budget::{Costs, Scope};
 use fitting::Fitting;
 use judge::Judge;
 
 /// Samples that are made up where the user gives none.
 const SYNTHETIC: usize = 32;
-
-/// Rounds in which a plan is made for a target of loss, and the share of it that is near enough.
-const LOSS_ROUNDS: usize = 4;
-const LOSS_SLACK: f64 = 0.7;
 
 /// When both models are run on samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -155,11 +156,11 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
             None => choose(&model, "", &known, &options.settings).map(Some),
         },
     );
-    let mut plan = match (plan?, &options.plan) {
+    let plan = match (plan?, &options.plan) {
         (Some(plan), _) => Plan { model_sha256: digest.clone(), ..plan },
         (None, text) => Plan::from_json(text.as_deref().unwrap_or_default(), &model, &digest)?,
     };
-    let mut notes = notes::Notes::new(&model, &digest, &options.settings).with_frozen(frozen);
+    let notes = notes::Notes::new(&model, &digest, &options.settings).with_frozen(frozen);
     if !plan.changes_anything() {
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
@@ -170,62 +171,29 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return Ok(Done { report, plan });
     };
 
-    let save = SaveOptions { external: options.external };
-    let mut fitting = Fitting::new(options, &model)?;
-    let mut judge = Judge::new(options, &model, &known, samples);
-    let costs = match budget::asked(options) {
-        None => None,
-        Some(budget) => {
-            let costs =
-                Costs::of(&model, &known, &plan, &mut fitting, &mut judge, progress).map_err(place)?;
-            plan = match budget {
-                Budget::Loss(_) => {
-                    costs.plan_for(&plan, budget::FIRST_GUESS, "loss target").map_or(plan, |(plan, _)| plan)
-                }
-                _ => costs.plan(&model, &known, &plan, budget, &notes).map_err(place)?.0,
-            };
-            Some((budget, costs))
-        }
+    let (fitting, judge) = (Fitting::new(options, &model)?, Judge::new(options, &model, &known, samples));
+    let mut work =
+        Workshop { options, model: &model, known: &known, target, fitting, judge, notes, progress };
+    let budget = budget::asked(options);
+    let mut costs = budget.map(|_| work.costs(&plan, Scope::All)).transpose()?;
+    let mut done = match (budget, &costs) {
+        (Some(Budget::Loss(most)), Some(costs)) => work.within_loss(costs, plan, most)?,
+        (Some(budget), Some(costs)) => work.within_bytes(costs, &plan, budget)?,
+        _ => work.attempt(plan)?,
     };
-    let carried_out =
-        |plan: &Plan, fitting: &mut Fitting<'_>, judge: &mut Judge<'_>, notes: &notes::Notes| -> Result<_> {
-            let fitted = fitting.fit(&model, &known, plan, progress).map_err(place)?;
-            let written = write(&model, &known, plan, fitted, notes, target, save, progress)?;
-            let judged = judge.judge(&written.model, progress)?;
-            Ok((written, judged))
-        };
-    let (mut written, mut judged) = carried_out(&plan, &mut fitting, &mut judge, &notes)?;
-    if let Some((Budget::Loss(most), costs)) = &costs {
-        let mut limit = budget::FIRST_GUESS;
-        for _ in 0..LOSS_ROUNDS {
-            let loss = judged.loss();
-            if loss <= *most && loss > LOSS_SLACK * most {
-                break;
-            }
-            // The loss follows the squared error of the output about linearly; aim a little below.
-            limit *= (0.9 * most / loss.max(0.01 * most)).clamp(0.05, 8.0);
-            let Some((next, _)) = costs.plan_for(&plan, limit, "loss target") else { break };
-            if next == plan {
-                break;
-            }
-            plan = next;
-            drop(written);
-            (written, judged) = carried_out(&plan, &mut fitting, &mut judge, &notes)?;
-        }
-    }
     // A budget of bytes is a promise that repairs would break.
-    let may_grow = !matches!(costs, Some((Budget::Size(_) | Budget::BitsPerWeight(_), _)));
-    while options.repair && may_grow && options.plan.is_none() && judged.misses_target() {
-        let Some(steps) = mend::mend(&judge, &model, &known, &mut plan, &judged, progress)? else { break };
-        drop(written);
-        (written, judged) = carried_out(&plan, &mut fitting, &mut judge, &notes)?;
-        notes.repaired(&plan, steps, &judged);
+    let may_grow = !matches!(budget, Some(Budget::Size(_) | Budget::BitsPerWeight(_)));
+    if options.repair && may_grow && options.plan.is_none() {
+        done = work.repaired(&mut costs, done)?;
     }
+    let Workshop { fitting, judge, notes, .. } = work;
+    let Attempt { plan, written, judged, fitting: fitted } = done;
     if progress.cancelled() {
         return Err(Error::interrupted());
     }
     let kept_all = !plan.changes_anything();
-    let mut report = notes.written(&plan, &written, judged, fitting.report(&plan));
+    let mut report = notes.written(&plan, &written, judged, fitted);
+    report.warnings.extend(costs.as_ref().and_then(Costs::warning));
     report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
     report.warnings.extend(fitting.thinned());

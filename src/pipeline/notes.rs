@@ -8,7 +8,7 @@ use super::judge::Judged;
 use crate::engine::{Release, fusion};
 use crate::error::Result;
 use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions};
-use crate::plan::{Decision, Encoding, Plan, Step, tied_bytes};
+use crate::plan::{Decision, Plan, Step, tied_bytes};
 use crate::quant::WeightError;
 use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
 use crate::settings::Settings;
@@ -59,13 +59,13 @@ impl Notes {
         ]
     }
 
-    pub(super) fn repaired(&mut self, plan: &Plan, steps: Vec<(Step, Encoding)>, judged: &Judged) {
-        for (step, from) in steps {
+    pub(super) fn repaired(&mut self, plan: &Plan, steps: Vec<Step>, judged: &Judged) {
+        for step in steps {
             let Some(decision) = plan.decisions.get(step.decision) else { continue };
             self.repair.push(Repair {
                 tensor: decision.tensor.clone(),
-                from: from.name(),
-                to: step.encoding.name(),
+                from: step.from.name(),
+                to: step.to.name(),
                 bytes: step.bytes,
                 loss_after: judged.loss(),
                 unit: judged.unit().to_owned(),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::budget::Costs;
+use super::budget::{Costs, Scope};
 use super::fitting::Fitting;
 use super::judge::{Judge, Judged};
 use super::notes::Notes;
@@ -56,7 +56,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
     let notes = Notes::new(&model, &digest, &options.settings);
     let mut fitting = Fitting::new(&asked, &model)?;
     let mut judge = Judge::new(&asked, &model, &known, samples);
-    let costs = Costs::of(&model, &known, &plan, &mut fitting, &mut judge, progress)?;
+    let costs = Costs::of(&model, &known, &plan, Scope::All, &mut fitting, &mut judge, progress)?;
     let smallest = costs.extreme(&model, &known, &plan, &notes, f64::INFINITY)?;
     let finest = costs.extreme(&model, &known, &plan, &notes, 0.0)?;
     let steps = options.points.max(2) - 1;
@@ -67,7 +67,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         }
         let share = step as f64 / steps as f64;
         let most = (smallest as f64 * (finest as f64 / smallest as f64).powf(share)).ceil() as u64;
-        let (made, predicted) = costs.plan(&model, &known, &plan, Budget::Size(most), &notes)?;
+        let (made, predicted, _) = costs.plan(&model, &known, &plan, Budget::Size(most), 0, &notes)?;
         if !made.changes_anything() {
             continue;
         }

@@ -18,7 +18,7 @@ use crate::sensitivity::Candidate;
 
 pub use budget::{Choice, Limit, totals, within};
 pub use choose::{choose, tied_bytes};
-pub use repair::{Step, next_step, raise_to};
+pub use repair::{Step, raise_to};
 pub use stored::{Stored, matrix as stored_matrix};
 
 /// Version of the plan's format; raised when a reader of the old one would be misled.

@@ -4,6 +4,7 @@
 //! terminal and Markdown forms escape them.
 
 mod escape;
+mod explained;
 mod fitting;
 mod frontier;
 mod grid;
@@ -17,6 +18,7 @@ use crate::role::Role;
 use crate::validate::Verdict;
 
 pub use escape::for_terminal;
+pub use explained::{Explained, Explanation, Mend};
 pub use fitting::{FittedLayer, Fitting, StatisticsFile};
 pub use frontier::{Frontier, FrontierPoint};
 pub use grid::Grid;
