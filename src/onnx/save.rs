@@ -171,6 +171,12 @@ impl Staged {
         &self.saved
     }
 
+    /// Whether the file at `path` is one of those that go with the model.
+    pub fn owns(&self, path: &Path) -> bool {
+        let folder = self.folder.path().canonicalize().unwrap_or_default();
+        self.sides.iter().any(|side| folder.join(side) == path)
+    }
+
     /// Moves the files under their names.
     ///
     /// # Errors
