@@ -88,7 +88,7 @@ fn no_temporary_folder_is_needed() {
 fn paths_may_have_any_characters() {
     use std::os::unix::ffi::OsStrExt as _;
     let model = Net::linear(64, 64).bytes();
-    for name in ["with space", "caf\u{e9} \u{1f600}", "-dash", "new\nline", "quote'\"$(x)", "%0A"] {
+    for name in ["with space", "caf\u{e9} \u{1f600}", "-dash", "new\nline", "quote'\"$(x)", "%0A", "a:b\\c"] {
         let folder = Folder::new();
         folder.write(&format!("{name}/m.onnx"), &model);
         let (from, to) = (format!("./{name}/m.onnx"), format!("./{name}/out {name}.onnx"));
