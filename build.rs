@@ -16,8 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// `pub static FIELDS: &[(message, &[(field number, kind)])]`, messages and fields in schema order.
-/// The kind is the nested message's name for a message field and a class of scalars otherwise.
+/// `static MESSAGES: &[Message]`, messages and fields in schema order, each with its size in memory.
 fn field_table(
     descriptors: &protox::prost_reflect::prost_types::FileDescriptorSet,
 ) -> Result<String, std::fmt::Error> {
@@ -38,7 +37,8 @@ fn field_table(
         }
     }
     for (path, message) in &pending {
-        writeln!(text, "    Message {{ name: {:?}, fields: &[", message.name())?;
+        let size = format!("size_of::<super::proto::{}>()", rust_path(path));
+        writeln!(text, "    Message {{ name: {:?}, size: {size}, fields: &[", message.name())?;
         for field in &message.field {
             let kind = match field.r#type() {
                 Type::Message => {
@@ -49,7 +49,8 @@ fn field_table(
                 Type::Bytes => "Kind::Bytes".to_owned(),
                 Type::Float | Type::Fixed32 | Type::Sfixed32 => "Kind::Fixed32".to_owned(),
                 Type::Double | Type::Fixed64 | Type::Sfixed64 => "Kind::Fixed64".to_owned(),
-                _ => "Kind::Varint".to_owned(),
+                Type::Int32 | Type::Uint32 | Type::Sint32 | Type::Enum => "Kind::Varint(4)".to_owned(),
+                _ => "Kind::Varint(8)".to_owned(),
             };
             writeln!(
                 text,
@@ -58,9 +59,25 @@ fn field_table(
                 field.name()
             )?;
         }
-        let _ = path;
         text.push_str("    ] },\n");
     }
     text.push_str("];\n");
     Ok(text)
+}
+
+/// Where prost puts a message: `.onnx.TypeProto.Tensor` is `type_proto::Tensor`.
+fn rust_path(path: &str) -> String {
+    let mut parts: Vec<&str> = path.split('.').skip(2).collect();
+    let name = parts.pop().unwrap_or_default();
+    let mut found = String::new();
+    for part in parts {
+        for (at, c) in part.char_indices() {
+            if c.is_uppercase() && at > 0 {
+                found.push('_');
+            }
+            found.extend(c.to_lowercase());
+        }
+        found.push_str("::");
+    }
+    found + name
 }

@@ -108,6 +108,7 @@ impl Command {
             Command::Validate(args) => Some((&args.limits, None)),
             Command::Analyze(args) => args.samples.data.as_ref().map(|_| (&args.limits, None)),
             Command::Pareto(args) => Some((&args.limits, None)),
+            Command::Explain(args) => Some((&args.limits, None)),
             Command::Inspect(_) | Command::Presets(_) | Command::Completions(_) => None,
         }
     }
@@ -238,6 +239,8 @@ pub(super) struct Explain {
     pub rewritten: PathBuf,
     #[command(flatten)]
     pub samples: SampleArgs,
+    #[command(flatten)]
+    pub limits: Limits,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -15,7 +15,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 use std::{env, io};
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::args::Limits;
@@ -216,8 +216,9 @@ fn become_child(limits: &Limits, output: Option<&Path>) {
         });
     }
     if let Some(bytes) = limits.max_memory.or_else(memory_of_machine) {
-        // Fails where the limit is above one that was set already, which then holds.
-        let _ = setrlimit(Resource::RLIMIT_DATA, bytes, bytes);
+        // One that was set from outside holds.
+        let (soft, hard) = getrlimit(Resource::RLIMIT_DATA).unwrap_or((bytes, bytes));
+        let _ = setrlimit(Resource::RLIMIT_DATA, bytes.min(soft), bytes.min(hard));
     }
     if let Ok(why) = env::var(WITHOUT_RUNTIME) {
         engine::switch_off(why);

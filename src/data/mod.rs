@@ -219,6 +219,15 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     Ok(Samples { list, origin: Origin::File { path: path.to_owned(), sha256 } })
 }
 
+/// Reads the samples of a file that lies in memory; the ending of `source.path` says its form, nothing is read there.
+///
+/// # Errors
+/// As [`load`].
+#[doc(hidden)]
+pub fn load_bytes(bytes: &Bytes, source: &Source, model: &Model) -> Result<Vec<Sample>> {
+    parse(Form::of(&source.path, false)?, bytes, source, model)
+}
+
 /// The samples in the bytes of a file.
 fn parse(form: Form, bytes: &Bytes, source: &Source, model: &Model) -> Result<Vec<Sample>> {
     match form {

@@ -36,12 +36,7 @@ pub(super) fn read(bytes: &Bytes) -> Result<BTreeMap<String, Array>> {
                 format!("{packed} compressed bytes announce {size}"),
             ));
         }
-        let mut data = Vec::new();
-        member
-            .take(size.saturating_add(1))
-            .read_to_end(&mut data)
-            .map_err(|error| Error::format(format!("array '{name}'"), error.to_string()))?;
-        let array = parse(data.into()).map_err(|error| error.within(format!("array '{name}'")))?;
+        let array = parse(member, size).map_err(|error| error.within(format!("array '{name}'")))?;
         if arrays.insert(name.clone(), array).is_some() {
             return Err(Error::format(format!("array '{name}'"), "is there twice"));
         }
@@ -49,8 +44,14 @@ pub(super) fn read(bytes: &Bytes) -> Result<BTreeMap<String, Array>> {
     Ok(arrays)
 }
 
-fn parse(data: Bytes) -> Result<Array> {
+/// The array in `member`, which announces `whole` bytes; they are unpacked only if its header asks for as many.
+fn parse(mut member: impl Read, whole: u64) -> Result<Array> {
     let wrong = |what: String| Error::format("npy", what);
+    let mut data = Vec::new();
+    let mut read = |most: u64, data: &mut Vec<u8>| {
+        member.by_ref().take(most).read_to_end(data).map_err(|error| wrong(error.to_string()))
+    };
+    read(limits::NPY_HEADER_BYTES as u64 + 12, &mut data)?;
     // The reader allocates what the header announces, so that is looked at first.
     let announced = match (data.get(6), data.get(8..10), data.get(8..12)) {
         (Some(1), Some([a, b]), _) => usize::from(u16::from_le_bytes([*a, *b])),
@@ -97,10 +98,16 @@ fn parse(data: Bytes) -> Result<Array> {
     let wanted = shape
         .as_ref()
         .and_then(|shape| shape.iter().try_fold(size, |product: usize, dim| product.checked_mul(*dim)));
+    let held = whole.max(data.len() as u64).saturating_sub(start as u64);
+    let unfit = |held: u64| wrong(format!("shape {:?} does not fit {held} bytes", header.shape()));
     match (shape, wanted) {
-        (Some(shape), Some(wanted)) if wanted == data.len() - start => {
-            Ok(Array { data_type, shape, bytes: data.slice(start..) })
+        (Some(shape), Some(wanted)) if wanted as u64 == held => {
+            read(whole.saturating_sub(data.len() as u64) + 1, &mut data)?;
+            if data.len() - start != wanted {
+                return Err(unfit((data.len() - start) as u64));
+            }
+            Ok(Array { data_type, shape, bytes: Bytes::from(data).slice(start..) })
         }
-        _ => Err(wrong(format!("shape {:?} does not fit {} bytes", header.shape(), data.len() - start))),
+        _ => Err(unfit(held)),
     }
 }

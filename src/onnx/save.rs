@@ -171,6 +171,12 @@ impl Staged {
         &self.saved
     }
 
+    /// Whether the file at `path` is one of those that go with the model.
+    pub fn owns(&self, path: &Path) -> bool {
+        let folder = self.folder.path().canonicalize().unwrap_or_default();
+        self.sides.iter().any(|side| folder.join(side) == path)
+    }
+
     /// Moves the files under their names.
     ///
     /// # Errors
@@ -395,7 +401,8 @@ fn folder_of(path: &Path) -> &Path {
 
 fn side_name(target: &Path) -> String {
     let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    format!("{name}_data")
+    // What no model may ask for, see `external.rs`.
+    format!("{}_data", name.replace(['\n', '\\', ':'], "_"))
 }
 
 /// A folder beside `target` that only efq uses, on the same file system.

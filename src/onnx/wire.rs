@@ -9,6 +9,8 @@ use crate::limits;
 /// A message of the schema.
 pub(super) struct Message {
     name: &'static str,
+    /// Bytes of its struct.
+    size: usize,
     fields: &'static [Field],
 }
 
@@ -26,7 +28,8 @@ pub(super) enum Kind {
     Message(usize),
     Text,
     Bytes,
-    Varint,
+    /// With the bytes of its value in memory.
+    Varint(usize),
     Fixed32,
     Fixed64,
 }
@@ -46,11 +49,17 @@ pub struct UnknownField {
 ///
 /// # Errors
 /// [`crate::error::Kind::Format`] with the byte offset where the bytes stop being protobuf,
-/// [`crate::error::Kind::Limit`] when depth or counts exceed [`crate::limits`].
+/// [`crate::error::Kind::Limit`] when depth, counts or the memory that decoding takes exceed [`crate::limits`].
 pub fn scan(bytes: &[u8]) -> Result<Vec<UnknownField>> {
     let root = MESSAGES.iter().position(|message| message.name == "ModelProto").unwrap_or(0);
-    let mut walk =
-        Walk { bytes, fields: 0, packed: 0, messages: vec![0; MESSAGES.len()], unknown: Vec::new() };
+    let mut walk = Walk {
+        bytes,
+        fields: 0,
+        packed: 0,
+        decoded: 0,
+        messages: vec![0; MESSAGES.len()],
+        unknown: Vec::new(),
+    };
     walk.message(root, 0, bytes.len(), 1)?;
     Ok(walk.unknown)
 }
@@ -59,6 +68,8 @@ struct Walk<'a> {
     bytes: &'a [u8],
     fields: u64,
     packed: u64,
+    /// Bytes of memory that the messages take, beside their numbers.
+    decoded: usize,
     /// How many there are of each message.
     messages: Vec<usize>,
     unknown: Vec<UnknownField>,
@@ -73,6 +84,7 @@ impl Walk<'_> {
             ));
         }
         let Some(message) = MESSAGES.get(index) else { return Ok(()) };
+        self.takes(message.size, start)?;
         let most = match message.name {
             "NodeProto" => limits::NODES,
             "TensorProto" => limits::INITIALIZERS,
@@ -139,7 +151,7 @@ impl Walk<'_> {
     fn known(&mut self, field: &Field, wire_type: u64, at: usize, length: usize, depth: usize) -> Result<()> {
         let fits = match field.kind {
             Kind::Message(_) | Kind::Text | Kind::Bytes => wire_type == 2,
-            Kind::Varint => matches!(wire_type, 0 | 2),
+            Kind::Varint(_) => matches!(wire_type, 0 | 2),
             Kind::Fixed32 => matches!(wire_type, 5 | 2),
             Kind::Fixed64 => matches!(wire_type, 1 | 2),
         };
@@ -148,8 +160,18 @@ impl Walk<'_> {
         }
         match field.kind {
             Kind::Message(nested) => self.message(nested, at, at + length, depth + 1),
-            Kind::Text | Kind::Bytes => Ok(()),
-            Kind::Varint | Kind::Fixed32 | Kind::Fixed64 => {
+            Kind::Text => self.takes(size_of::<String>() + length, at),
+            // A slice of the file.
+            Kind::Bytes => self.takes(size_of::<bytes::Bytes>(), at),
+            Kind::Varint(_) | Kind::Fixed32 | Kind::Fixed64 => {
+                if let (Kind::Varint(size), 2) = (field.kind, wire_type) {
+                    let packed = self.bytes.get(at..at + length).unwrap_or_default();
+                    let count = packed.iter().filter(|byte| **byte < 0x80).count();
+                    self.takes((size * count).saturating_sub(2 * length), at)?;
+                } else if wire_type != 2 {
+                    // A number that is not packed may be one of many.
+                    self.takes(8, at)?;
+                }
                 self.packed += length as u64;
                 if self.packed > limits::PACKED_BYTES {
                     return Err(Error::limit(
@@ -161,6 +183,19 @@ impl Walk<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// Counts `bytes` of memory, beside those of numbers that are as long in the file, for what stands at `at`.
+    fn takes(&mut self, bytes: usize, at: usize) -> Result<()> {
+        self.decoded += bytes;
+        if self.decoded > limits::DECODED_BYTES {
+            let what = format!(
+                "beside its weights it would take more than {} bytes of memory",
+                limits::DECODED_BYTES
+            );
+            return Err(Error::limit(format!("byte {at}"), what));
+        }
+        Ok(())
     }
 
     fn note_unknown(&mut self, message: &'static str, number: u32) {

@@ -27,7 +27,7 @@ use crate::onnx::{Checked, Model, SaveOptions, Staged, check_target, load};
 use crate::plan::{Decision, Plan, choose};
 use crate::progress::Progress;
 use crate::report::{Report, Validation};
-use crate::rewrite::{Errors, Rewritten, rewrite as carry_out};
+use crate::rewrite::{Errors, Rewritten, rewrite as carry_out, verify};
 use crate::settings::{Budget, Settings};
 use crate::validate::Outcome;
 
@@ -300,6 +300,7 @@ fn write(
         .map_err(|error| error.within(model.path().display()))?;
     let staged = stage(&draft, target, save, progress)?;
     let written = load(&staged.path())?;
+    verify(&written, model, &staged)?;
     let blocks = plan.blocked_uses();
     let found = fusion(&written).total();
     if found < blocks {

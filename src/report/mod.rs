@@ -205,7 +205,7 @@ impl Report {
 
 /// A value as indented JSON with a final line break.
 pub fn to_json(value: &impl Serialize) -> String {
-    let mut text = serde_json::to_string_pretty(value).unwrap_or_default();
+    let mut text = escape::for_json(&serde_json::to_string_pretty(value).unwrap_or_default());
     text.push('\n');
     text
 }

@@ -11,6 +11,7 @@ mod linear;
 mod nbits;
 mod packed;
 mod stored;
+mod verify;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -25,6 +26,8 @@ use crate::plan::{Encoding, PACKED_OPSET, Plan, Stored, UsePlan};
 use crate::quant::{CodeKind, Emit, ScaleStorage, WeightError};
 
 use edit::Edit;
+
+pub use verify::verify;
 
 /// A plan carried out: a draft to be saved, and what its production will have measured.
 pub struct Rewritten<'m> {
