@@ -2,10 +2,12 @@
 //!
 //! Format: <https://github.com/huggingface/safetensors>.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors};
+use serde::Deserializer as _;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::Array;
 use crate::error::{Error, Result, one_line};
@@ -17,10 +19,15 @@ pub(super) fn read(bytes: &Bytes) -> Result<BTreeMap<String, Array>> {
     if bytes.len() as u64 > limits::SAMPLE_BYTES {
         return Err(Error::limit("safetensors", format!("{} bytes", bytes.len())));
     }
-    let file = SafeTensors::deserialize(bytes).map_err(|error| {
+    let unreadable = |error: &dyn std::fmt::Display| {
         Error::format("safetensors", format!("cannot be read: {}", one_line(&error.to_string())))
             .help("a file from safetensors.numpy.save_file is expected")
-    })?;
+    };
+    let file = SafeTensors::deserialize(bytes).map_err(|error| unreadable(&error))?;
+    // The crate keeps the last of two arrays of one name.
+    let header = bytes.get(8..).unwrap_or_default();
+    let mut header = serde_json::Deserializer::from_slice(header);
+    header.deserialize_map(UniqueKeys).map_err(|error| unreadable(&error))?;
     let mut arrays = BTreeMap::new();
     for (name, view) in file.iter() {
         let data_type = data_type(view.dtype()).ok_or_else(|| {
@@ -37,6 +44,27 @@ pub(super) fn read(bytes: &Bytes) -> Result<BTreeMap<String, Array>> {
         arrays.insert(name.to_owned(), array);
     }
     Ok(arrays)
+}
+
+/// An object in which no key stands twice.
+struct UniqueKeys;
+
+impl<'de> Visitor<'de> for UniqueKeys {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+        let mut seen = HashSet::new();
+        while let Some((key, _)) = map.next_entry::<String, IgnoredAny>()? {
+            if let Some(key) = seen.replace(key) {
+                return Err(A::Error::custom(format!("'{key}' stands twice")));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn data_type(stored: Dtype) -> Option<DataType> {

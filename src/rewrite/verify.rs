@@ -108,9 +108,12 @@ fn blocks(node: &NodeProto, scope: &Scope<'_>) -> Option<String> {
             return Some(format!("scales of shape {:?}, {wanted:?} is asked for", scales.dims));
         }
     }
-    if let Some(zeros) = scope.input(node, 2)
-        && (zeros.dims != scales.dims || zeros.data_type() != codes.data_type())
-    {
+    let zeros = scope.input(node, 2);
+    if let Some(zeros) = zeros.filter(|zeros| zeros.data_type() != codes.data_type()) {
+        let (found, wanted) = (zeros.data_type(), codes.data_type());
+        return Some(format!("zero points of type {found:?}, the codes have {wanted:?}"));
+    }
+    if let Some(zeros) = zeros.filter(|zeros| zeros.dims != scales.dims) {
         return Some(format!("zero points of shape {:?}, the scales have {:?}", zeros.dims, scales.dims));
     }
     finite(scales)

@@ -157,7 +157,8 @@ fn a_kill_in_the_middle_leaves_the_old_state() {
             .output(&out, efq::onnx::proto::tensor_proto::DataType::Float, &["batch", "512"]);
     }
     net.save(&folder.join("m.onnx"));
-    let args = [&ARGS[..], &["--force", "--external-data"]].concat();
+    // Nothing is run, so there is no other process that could clean up.
+    let args = [&ARGS[..], &["--algorithm", "search", "--force", "--external-data"]].concat();
     folder.write("out.onnx", "old");
     folder.write("out.onnx_data", "old");
     let mut caught = 0;
