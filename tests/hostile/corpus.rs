@@ -124,7 +124,7 @@ pub fn is_sane(path: &Path) -> Result<(), String> {
         };
         let Some(name) = node.input.get(at) else { continue };
         let scales = graph.initializer.iter().find(|tensor| tensor.name() == name);
-        let Some(values) = scales.and_then(|tensor| efq::onnx::tensor::floats(tensor)) else { continue };
+        let Some(values) = scales.and_then(efq::onnx::tensor::floats) else { continue };
         if let Some(bad) = values.iter().find(|value| !value.is_finite() || **value == 0.0) {
             return Err(format!("a scale of {bad} in '{name}'"));
         }

@@ -110,7 +110,7 @@ fn external_data_that_is_read() {
 fn a_hundred_thousand_external_tensors() {
     let mut net = Net::linear(64, 64);
     for at in 0..100_000 {
-        let mut tensor = efq::onnx::tensor::from_raw(&format!("t{at}"), DataType::Float, &[1], vec![]);
+        let mut tensor = efq::onnx::tensor::from_raw(format!("t{at}"), DataType::Float, &[1], vec![]);
         external(&mut tensor, &[("location", "w.bin"), ("offset", &(at * 4).to_string()), ("length", "4")]);
         net.graph().initializer.push(tensor);
     }
