@@ -233,7 +233,10 @@ impl Settings {
                 Some(Budget::Loss(loss)) => loss,
                 _ => overrides.accuracy_target.unwrap_or(preset.accuracy_target),
             },
-            min_cosine: overrides.min_cosine.unwrap_or(preset.min_cosine),
+            min_cosine: overrides.min_cosine.unwrap_or(match overrides.budget {
+                Some(Budget::Loss(loss)) => 1.0 - loss / 100.0,
+                _ => preset.min_cosine,
+            }),
             by_interval: preset.decide_by == DecideBy::Interval,
         };
         if !(target.accuracy > 0.0 && target.accuracy <= 100.0) {

@@ -1374,7 +1374,7 @@ fn synthetic_samples_follow_the_seed_and_the_tables() {
 
 /// Many layers take time in proportion: nothing looks at the whole graph for each.
 #[test]
-fn three_thousand_layers_take_no_minute() {
+fn three_thousand_layers_take_linear_time() {
     let mut net =
         Net::new().input("v0", DataType::Float, &["batch", "16"]).floats("c", &[1, 16], &noise(16, 1));
     for at in 0..3000 {
@@ -1386,7 +1386,8 @@ fn three_thousand_layers_take_no_minute() {
     let start = std::time::Instant::now();
     let (_folder, model) = rewritten(&net, &["--block-size", "16"]);
     assert_eq!(fusion(&model).fused.len(), 3000);
-    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+    // Seconds where nothing else runs; half an hour if each layer walked all others.
+    assert!(start.elapsed().as_secs() < 300, "{:?}", start.elapsed());
 }
 
 #[cfg(unix)]

@@ -7,6 +7,7 @@ mod completions;
 mod exit;
 mod explain;
 mod inspect;
+mod interrupt;
 mod outcome;
 mod pareto;
 mod paths;

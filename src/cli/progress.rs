@@ -1,42 +1,19 @@
-//! Progress bars on a terminal, and the signal that stops a run.
+//! Progress bars on a terminal, and word to the parent of a supervised run.
 
 use std::io::IsTerminal as _;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::General;
+use super::interrupt;
 #[cfg(unix)]
 use super::supervise;
 use crate::progress::Progress;
 
-/// Whether the run is to stop.
-static STOP: AtomicBool = AtomicBool::new(false);
 /// The parent of a supervised run hears of steps no more often than this.
 const BEAT: Duration = Duration::from_millis(100);
-
-/// Listens to SIGINT and SIGTERM: the first asks the run to stop and clean up, the second ends it at once.
-pub(super) fn listen() {
-    // Fails only where it was done before.
-    let _ = ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    });
-}
-
-/// Asks the run to stop.
-#[cfg(unix)]
-pub(super) fn stop() {
-    STOP.store(true, Ordering::SeqCst);
-}
-
-/// Whether the run was asked to stop.
-pub(super) fn stopped() -> bool {
-    STOP.load(Ordering::Relaxed)
-}
 
 /// Shows stages on standard error if it is a terminal, and tells them to the parent of a supervised run.
 pub(super) struct Bars {
@@ -47,7 +24,7 @@ pub(super) struct Bars {
 
 impl Bars {
     pub(super) fn new(general: &General) -> Self {
-        listen();
+        interrupt::listen();
         let shown = !general.quiet && std::io::stderr().is_terminal();
         Self { bar: Mutex::new(ProgressBar::hidden()), shown, told: Mutex::new(Instant::now()) }
     }
@@ -87,7 +64,7 @@ impl Progress for Bars {
     }
 
     fn cancelled(&self) -> bool {
-        stopped()
+        interrupt::stopped()
     }
 }
 

@@ -19,7 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use super::args::Limits;
-use super::{Exit, complain, progress};
+use super::{Exit, complain, interrupt};
 use crate::engine;
 use crate::onnx::save::clean_up_after;
 
@@ -42,7 +42,7 @@ pub(super) fn attend(limits: &Limits, output: Option<&Path>) -> Option<ExitCode>
         become_child(limits, output);
         return None;
     }
-    progress::listen();
+    interrupt::listen();
     match watch(limits, output, None).ok()? {
         End::Code(code) => Some(code),
         End::Died(why) => Some(match watch(limits, output, Some(&why)) {
@@ -177,7 +177,7 @@ fn wait(
         if let Some(status) = child.try_wait()? {
             return Ok(Ended::Itself(status));
         }
-        if asked.is_none() && progress::stopped() {
+        if asked.is_none() && interrupt::stopped() {
             asked = Some(Instant::now());
             let _ = ours.write_all(b"\n");
         }
@@ -205,7 +205,7 @@ fn become_child(limits: &Limits, output: Option<&Path>) {
         let _ = PARENT.set(Mutex::new(socket));
         thread::spawn(move || {
             let alive = listener.read(&mut [0]).is_ok_and(|count| count > 0);
-            progress::stop();
+            interrupt::stop();
             if !alive {
                 sleep(GRACE);
                 if let Some(output) = output {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserializer as _;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 
@@ -23,7 +23,11 @@ pub(super) fn read(bytes: &Bytes) -> Result<BTreeMap<String, Array>> {
         Error::format("safetensors", format!("cannot be read: {}", one_line(&error.to_string())))
             .help("a file from safetensors.numpy.save_file is expected")
     };
-    let file = SafeTensors::deserialize(bytes).map_err(|error| unreadable(&error))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| match error {
+        // The crate names any of those that are in each other's way.
+        SafeTensorError::InvalidOffset(_) => unreadable(&"arrays overlap, or bytes lie between them"),
+        error => unreadable(&error),
+    })?;
     // The crate keeps the last of two arrays of one name.
     let header = bytes.get(8..).unwrap_or_default();
     let mut header = serde_json::Deserializer::from_slice(header);
