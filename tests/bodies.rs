@@ -269,6 +269,19 @@ fn apart(a: &[f32], b: &[f32]) -> f64 {
     (error / a.iter().map(|a| f64::from(*a).powi(2)).sum::<f64>()).sqrt()
 }
 
+/// Asserts that the layer in `net` becomes `wanted`, fused, and computes nearly the same for an input of `shape`.
+#[track_caller]
+fn becomes(net: &Net, shape: &[usize], wanted: &[&str]) {
+    let (_folder, model) = rewritten(net, &["--algorithm", "search"]);
+    let mut found: Vec<&str> = model.graph().node.iter().map(|node| node.op_type()).collect();
+    found.retain(|op| !["Cast", "DequantizeLinear"].contains(op));
+    assert_eq!(found, wanted);
+    assert_eq!(fusion(&model).fused.len(), 1);
+    let original = efq::onnx::load_bytes(net.bytes().into()).unwrap();
+    let error = apart(&run_on(&original, shape), &run_on(&model, shape));
+    assert!(error > 1e-3 && error < 0.2, "{wanted:?} for {shape:?}: {error}");
+}
+
 #[test]
 fn an_einsum_that_is_a_layer_becomes_one() {
     let cases: [(Net, &[usize], &[&str]); 4] = [
@@ -286,14 +299,7 @@ fn an_einsum_that_is_a_layer_becomes_one() {
         (einsum("ab,cb->ac", &["n", "64"], &[40, 64], &["n", "40"]), &[3, 64], &["MatMul"]),
     ];
     for (net, shape, wanted) in cases {
-        let (_folder, model) = rewritten(&net, &["--algorithm", "search"]);
-        let mut found: Vec<&str> = model.graph().node.iter().map(|node| node.op_type()).collect();
-        found.retain(|op| !["Cast", "DequantizeLinear"].contains(op));
-        assert_eq!(found, wanted);
-        assert_eq!(fusion(&model).fused.len(), 1);
-        let original = efq::onnx::load_bytes(net.bytes().into()).unwrap();
-        let error = apart(&run_on(&original, shape), &run_on(&model, shape));
-        assert!(error > 1e-3 && error < 0.2, "{wanted:?}: {error}");
+        becomes(&net, shape, wanted);
     }
 }
 
@@ -333,14 +339,7 @@ fn a_left_operand_is_transposed_around() {
         ),
     ];
     for (net, shape, wanted) in cases {
-        let (_folder, model) = rewritten(&net, &["--algorithm", "search"]);
-        let mut found: Vec<&str> = model.graph().node.iter().map(|node| node.op_type()).collect();
-        found.retain(|op| !["Cast", "DequantizeLinear"].contains(op));
-        assert_eq!(found, wanted);
-        assert_eq!(fusion(&model).fused.len(), 1);
-        let original = efq::onnx::load_bytes(net.bytes().into()).unwrap();
-        let error = apart(&run_on(&original, shape), &run_on(&model, shape));
-        assert!(error > 1e-3 && error < 0.2, "{shape:?}: {error}");
+        becomes(&net, shape, wanted);
     }
 }
 

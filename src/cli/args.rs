@@ -197,10 +197,7 @@ impl Rewrite {
             self.weights.algorithm,
             Some(AlgorithmArg::Rtn | AlgorithmArg::Percentile | AlgorithmArg::Search)
         );
-        let weights = &self.weights;
-        let budget =
-            weights.target_size.is_some() || weights.target_bpw.is_some() || weights.target_loss.is_some();
-        self.validate != ValidateWhen::Never || fits || budget
+        self.validate != ValidateWhen::Never || fits || self.weights.budget().is_some()
     }
 }
 
@@ -529,6 +526,14 @@ impl StoreArg {
 }
 
 impl WeightArgs {
+    fn budget(&self) -> Option<Budget> {
+        match (self.target_size, self.target_bpw, self.target_loss) {
+            (Some(bytes), _, _) => Some(Budget::Size(bytes)),
+            (_, Some(bits), _) => Some(Budget::BitsPerWeight(bits)),
+            (_, _, loss) => loss.map(Budget::Loss),
+        }
+    }
+
     /// The settings of `preset` with these and the gate's options.
     pub(super) fn settings(&self, preset: &Preset, gate: &GateArgs) -> Result<Settings> {
         let symmetric = match (self.symmetric, self.asymmetric) {
@@ -536,11 +541,7 @@ impl WeightArgs {
             (_, true) => Some(false),
             _ => None,
         };
-        let budget = match (self.target_size, self.target_bpw, self.target_loss) {
-            (Some(bytes), _, _) => Some(Budget::Size(bytes)),
-            (_, Some(bits), _) => Some(Budget::BitsPerWeight(bits)),
-            (_, _, loss) => loss.map(Budget::Loss),
-        };
+        let budget = self.budget();
         let mut lifted = Vec::new();
         if self.embeddings == Some(StoreArg::Auto) {
             lifted.extend([Role::TokenEmbeddings, Role::PositionEmbeddings, Role::TokenTypeEmbeddings]);

@@ -40,15 +40,15 @@ pub fn main() -> ExitCode {
         }
     };
     args.general.color.apply();
-    if let Some(threads) = args.general.threads {
-        // Fails only where the pool was made before, and then it serves as well.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
-    }
     #[cfg(unix)]
     if let Some((limits, output)) = args.command.runs_models()
         && let Some(code) = supervise::attend(limits, output)
     {
         return code;
+    }
+    if let Some(threads) = args.general.threads {
+        // Fails only where the pool was made before, and then it serves as well.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global();
     }
     let general = &args.general;
     let result = match &args.command {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::judge::{Judge, Judged};
+use super::notes::file;
 use super::{RewriteOptions, output_of};
 use crate::data;
 use crate::engine::{Runner, Variant};
@@ -14,7 +15,7 @@ use crate::plan::{Encoding, choose};
 use crate::preset::{Preset, builtin_names};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Bits, Emit, PackedRows, ScaleStorage, Scheme};
-use crate::report::{Analysis, AnalyzedCandidate, AnalyzedTensor, File, Recommendation, Trial};
+use crate::report::{Analysis, AnalyzedCandidate, AnalyzedTensor, Recommendation, Trial};
 use crate::rewrite::rewrite as carry_out;
 use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
 use crate::settings::{Overrides, Settings};
@@ -108,12 +109,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     tensors.sort_by(|a, b| hurt(b).total_cmp(&hurt(a)));
     Ok(Analysis {
         schema: crate::report::SCHEMA,
-        model: File {
-            path: model.path().display().to_string(),
-            bytes: model.size(),
-            sha256: model.digest(),
-            opset: model.opset(),
-        },
+        model: file(&model, model.path(), &model.digest()),
         measured_at_output: options.data.is_some(),
         tensors,
         recommendation,

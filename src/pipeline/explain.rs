@@ -7,18 +7,19 @@ use std::path::PathBuf;
 use super::analyze::settings_of;
 use super::budget::{SAMPLES, of_one_shape};
 use super::judge::provenance;
+use super::notes::file;
 use super::pairs::Pairs;
 use super::{RewriteOptions, output_of, same_inputs, samples_for};
 use crate::calibrate::{Change, Effect, influence};
 use crate::data;
-use crate::engine::enters;
+use crate::engine::{enters, floats};
 use crate::error::{Error, Result};
 use crate::graph::{Inventory, Site, inventory};
 use crate::onnx::{Checked, Model, load};
 use crate::plan::Encoding;
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Matrix};
-use crate::report::{Explained, Explanation, File, Mend};
+use crate::report::{Explained, Explanation, Mend};
 use crate::role::Role;
 use crate::sensitivity::weight_error;
 
@@ -64,7 +65,8 @@ pub fn explain(options: &ExplainOptions, progress: &dyn Progress) -> Result<Expl
     }
     let all = samples_for(&asked, &original, &known, given)?;
     let samples = of_one_shape(&all.list, SAMPLES);
-    let pairs = Pairs::new(&original, &rewritten, &output).map_err(place)?;
+    let decoded = floats(&rewritten, &output).map_err(place)?;
+    let pairs = Pairs::new(&original, &rewritten, &decoded);
     let sites: Vec<usize> = (0..known.sites.len())
         .filter(|at| known.sites.get(*at).is_some_and(|site| enters(&original, site)))
         .collect();
@@ -95,8 +97,8 @@ pub fn explain(options: &ExplainOptions, progress: &dyn Progress) -> Result<Expl
     tensors.sort_by(|a, b| b.error.total_cmp(&a.error).then(a.tensor.cmp(&b.tensor)));
     Ok(Explanation {
         schema: crate::report::SCHEMA,
-        original: file(&original),
-        rewritten: file(&rewritten),
+        original: file(&original, original.path(), &original.digest()),
+        rewritten: file(&rewritten, rewritten.path(), &rewritten.digest()),
         output,
         data: provenance(&all),
         samples: samples.len(),
@@ -121,23 +123,17 @@ fn explained(
     // Of the error that this weight makes alone, so much is the values'.
     let own = effect.weight + effect.kernel;
     let of_weight = if own > 0.0 { effect.weight / own } else { 1.0 };
-    let mend = match (form, bytes) {
-        (Some(form), Some(bytes)) => {
-            let next = form.next(site.k);
-            let after = next.and_then(|next| next.bytes(site.k, site.n)).unwrap_or(before);
-            let squared = |form: Encoding| -> Result<f64> {
-                let Some((candidate, _)) = form.candidate() else { return Ok(0.0) };
-                Ok(weight_error(model, site, candidate, Algorithm::Search)?.squared_error)
-            };
-            match next {
-                Some(next) => {
-                    let left = (squared(next)? / squared(form)?.max(f64::MIN_POSITIVE)).min(1.0);
-                    let is_float = next == Encoding::Float;
-                    let removes = if is_float { error } else { error * of_weight * (1.0 - left) };
-                    Some(Mend { encoding: next.name(), bytes: after as i64 - bytes as i64, removes })
-                }
-                None => None,
-            }
+    let squared = |form: Encoding| -> Result<f64> {
+        let Some((candidate, _)) = form.candidate() else { return Ok(0.0) };
+        Ok(weight_error(model, site, candidate, Algorithm::Search)?.squared_error)
+    };
+    let mend = match (form, bytes, form.and_then(|form| form.next(site.k))) {
+        (Some(form), Some(bytes), Some(next)) => {
+            let after = next.bytes(site.k, site.n).unwrap_or(before);
+            let left = (squared(next)? / squared(form)?.max(f64::MIN_POSITIVE)).min(1.0);
+            let is_float = next == Encoding::Float;
+            let removes = if is_float { error } else { error * of_weight * (1.0 - left) };
+            Some(Mend { encoding: next.name(), bytes: after as i64 - bytes as i64, removes })
         }
         _ => None,
     };
@@ -154,13 +150,4 @@ fn explained(
         input: effect.input,
         mend,
     })
-}
-
-fn file(model: &Checked<Model>) -> File {
-    File {
-        path: model.path().display().to_string(),
-        bytes: model.size(),
-        sha256: model.digest(),
-        opset: model.opset(),
-    }
 }

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use super::notes::file;
 use crate::error::Result;
 use crate::graph::{Index, inventory};
 use crate::onnx::load;
 use crate::plan::choose;
-use crate::report::{File, InspectedTensor, Inspection};
+use crate::report::{InspectedTensor, Inspection};
 use crate::settings::Settings;
 
 /// Lists every tensor of the model at `path` with what `settings` would do with it; nothing is written or run.
@@ -46,12 +47,7 @@ pub fn inspect(path: &Path, settings: &Settings) -> Result<Inspection> {
     tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.bytes));
     Ok(Inspection {
         schema: crate::report::SCHEMA,
-        model: File {
-            path: model.path().display().to_string(),
-            bytes: model.size(),
-            sha256: model.digest(),
-            opset: model.opset(),
-        },
+        model: file(&model, model.path(), &model.digest()),
         ir_version: model.proto.ir_version(),
         producer: format!("{} {}", model.proto.producer_name(), model.proto.producer_version())
             .trim()

@@ -88,16 +88,20 @@ mod tests {
     use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto, tensor_proto::DataType};
     use crate::onnx::{node, tensor};
 
-    #[test]
-    fn weights_count_twice_in_float32_and_positions_by_their_widest_row() {
+    /// `x · w [64,32]`.
+    fn linear(data_type: DataType, bytes: usize) -> Model {
         let graph = GraphProto {
             node: vec![node::build("MatMul", "", &["x", "w"], &["y"], vec![])],
-            initializer: vec![tensor::from_raw("w", DataType::Float16, &[64, 32], vec![0; 4096])],
+            initializer: vec![tensor::from_raw("w", data_type, &[64, 32], vec![0; bytes])],
             ..Default::default()
         };
         let import = OperatorSetIdProto { domain: None, version: Some(17) };
-        let proto = ModelProto { graph: Some(graph), opset_import: vec![import], ..Default::default() };
-        let model = Model::from_proto(proto);
+        Model::from_proto(ModelProto { graph: Some(graph), opset_import: vec![import], ..Default::default() })
+    }
+
+    #[test]
+    fn weights_count_twice_in_float32_and_positions_by_their_widest_row() {
+        let model = linear(DataType::Float16, 4096);
         let known = inventory(&model);
         let activations = POSITIONS * HEADS * POSITIONS * 4 * ALIVE;
         let expected = 2 * 4 * 64 * 32 + activations;
@@ -109,14 +113,7 @@ mod tests {
 
     #[test]
     fn calibration_takes_the_share_of_the_samples_that_memory_holds() {
-        let graph = GraphProto {
-            node: vec![node::build("MatMul", "", &["x", "w"], &["y"], vec![])],
-            initializer: vec![tensor::from_raw("w", DataType::Float, &[64, 32], vec![0; 8192])],
-            ..Default::default()
-        };
-        let import = OperatorSetIdProto { domain: None, version: Some(17) };
-        let proto = ModelProto { graph: Some(graph), opset_import: vec![import], ..Default::default() };
-        let model = Model::from_proto(proto);
+        let model = linear(DataType::Float, 8192);
         let known = inventory(&model);
         let x = Array { data_type: DataType::Float, shape: vec![1, 10, 64], bytes: vec![0; 2560].into() };
         let samples = vec![Sample { inputs: vec![("x".to_owned(), x)], label: Label::None }; 100];

@@ -170,7 +170,7 @@ impl Notes {
     }
 }
 
-fn file(model: &Model, path: &Path, sha256: &str) -> File {
+pub(super) fn file(model: &Model, path: &Path, sha256: &str) -> File {
     File {
         path: path.display().to_string(),
         bytes: model.size(),

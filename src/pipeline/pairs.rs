@@ -7,9 +7,9 @@ use std::collections::HashMap;
 
 use crate::calibrate::Change;
 use crate::data::Sample;
-use crate::engine::{Runner, Value, Variant, floats, fusion};
+use crate::engine::{Runner, Value, Variant, fusion};
 use crate::error::{Error, Result};
-use crate::graph::{Form, Index, Inventory, Site, Values, bias, inventory, operand, stored};
+use crate::graph::{Form, Index, Site, Values, bias, inventory, operand, stored};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Model, node, tensor};
 use crate::plan::Encoding;
@@ -23,27 +23,41 @@ pub(super) struct Pairs<'a> {
     original: &'a Checked<Model>,
     rewritten: &'a Checked<Model>,
     /// The rewritten one with its weights decoded.
-    decoded: Model,
-    known: Inventory,
+    decoded: &'a Model,
+    before: Index<'a>,
+    after: Index<'a>,
+    plain: Index<'a>,
+    /// The linears of the decoded one by their nodes.
+    linears: HashMap<usize, Site>,
     /// The block in which activations are rounded, by the name of the product.
     rounded: HashMap<&'a str, usize>,
 }
 
 impl<'a> Pairs<'a> {
-    /// Decodes `rewritten`.
-    ///
-    /// # Errors
-    /// [`crate::error::Kind::Unsupported`] for what the runtime cannot run.
-    pub fn new(original: &'a Checked<Model>, rewritten: &'a Checked<Model>, output: &str) -> Result<Self> {
-        let decoded = floats(rewritten, output)?;
-        let known = inventory(&decoded);
+    /// `decoded` is what [`crate::engine::floats`] makes of `rewritten`.
+    pub fn new(original: &'a Checked<Model>, rewritten: &'a Checked<Model>, decoded: &'a Model) -> Self {
+        let sites = inventory(decoded).sites;
+        let mut linears = HashMap::new();
+        for site in sites {
+            linears.entry(site.at.node).or_insert(site);
+        }
+        let index = |model: &'a Model| Index::new(model.graph(), model.proto.ir_version());
         let nodes = &rewritten.graph().node;
         let block = |fused: &crate::engine::Fused| {
             let name = nodes.get(fused.node)?.output.first()?;
             Some((name.as_str(), fused.rounded?))
         };
         let rounded = fusion(rewritten).fused.iter().filter_map(block).collect();
-        Ok(Self { original, rewritten, decoded, known, rounded })
+        Self {
+            original,
+            rewritten,
+            decoded,
+            before: index(original),
+            after: index(rewritten),
+            plain: index(decoded),
+            linears,
+            rounded,
+        }
     }
 
     /// What takes the place of the weight of `site`, and how it is stored where that is a form of efq; `None` where it
@@ -62,14 +76,13 @@ impl<'a> Pairs<'a> {
     }
 
     fn linear(&self, site: &Site, result: &str) -> Result<Option<(Change, Option<Encoding>)>> {
-        let index = Index::new(self.decoded.graph(), self.decoded.proto.ir_version());
-        let Some((product, new)) = self.product(&index, result) else { return Ok(None) };
+        let Some((product, new)) = self.product(result) else { return Ok(None) };
         if (new.k, new.n) != (site.k, site.n) {
             let what =
                 format!("multiplies by [{},{}] where the original has [{},{}]", new.k, new.n, site.k, site.n);
             return Err(Error::format(format!("'{result}'"), what).help("these are two different models"));
         }
-        let weight = Values::of(&self.decoded, new)?.matrix()?.values();
+        let weight = Values::of(self.decoded, new)?.matrix()?.values();
         let name = |node: &'_ NodeProto| node.output.first().cloned().unwrap_or_default();
         let rounded =
             [name(product).as_str(), result].iter().find_map(|name| self.rounded.get(name)).copied();
@@ -77,43 +90,43 @@ impl<'a> Pairs<'a> {
         if same && rounded.is_none() {
             return Ok(None);
         }
-        let shift = self.shift(&index, site);
+        let shift = self.shift(site);
         let input = product.input.get(new.at.input).map_or("", String::as_str);
-        let stored = Index::new(self.rewritten.graph(), self.rewritten.proto.ir_version());
-        let stored = match stored.producer(input).or_else(|| stored.producer(&name(product))) {
-            Some((_, node)) if node.op_type() == "MatMulNBits" => nbits(&stored, node),
-            Some((_, node)) => blocks(&stored, node),
-            None => stored.producer(result).and_then(|(_, node)| nbits(&stored, node)),
+        let index = &self.after;
+        let stored = match index.producer(input).or_else(|| index.producer(&name(product))) {
+            Some((_, node)) if node.op_type() == "MatMulNBits" => nbits(index, node),
+            Some((_, node)) => blocks(index, node),
+            None => index.producer(result).and_then(|(_, node)| nbits(index, node)),
         };
         Ok(Some((Change::Linear { weight, shift, rounded }, stored)))
     }
 
     /// The node and site of the product that `result` is the sum of.
-    fn product<'s>(&'s self, index: &Index<'s>, result: &str) -> Option<(&'s NodeProto, &'s Site)> {
+    fn product<'s>(&'s self, result: &'s str) -> Option<(&'s NodeProto, &'s Site)> {
         let mut name = result;
         for _ in 0..=SUMS {
-            let (at, node) = index.producer(name)?;
-            if let Some(site) = self.known.sites.iter().find(|site| site.at.node == at) {
+            let (at, node) = self.plain.producer(name)?;
+            if let Some(site) = self.linears.get(&at) {
                 return Some((node, site));
             }
             if !node::is(node, "Add") && !node::is(node, "Sub") {
                 return None;
             }
-            name = node.input.iter().find(|input| operand(index, input).is_none())?;
+            name = node.input.iter().find(|input| operand(&self.plain, input).is_none())?;
         }
         None
     }
 
     /// What the rewritten model adds to the bias of `site`; `None` for nothing.
-    fn shift(&self, index: &Index<'_>, site: &Site) -> Option<Vec<f32>> {
-        let own = Index::new(self.original.graph(), self.original.proto.ir_version());
-        let found = bias(&own, site)?;
+    fn shift(&self, site: &Site) -> Option<Vec<f32>> {
+        let (own, index) = (&self.before, &self.plain);
+        let found = bias(own, site)?;
         let node = own.node(found.node)?;
         let beta = match site.form {
             Form::Gemm { beta, .. } => beta,
             _ => 1.0,
         };
-        let before = vector(self.original, &own, node.input.get(found.input)?, site.n)?;
+        let before = vector(self.original, own, node.input.get(found.input)?, site.n)?;
         let (_, sum) = index.producer(node.output.first()?)?;
         let sign = match sum.op_type() {
             "Add" => 1.0,
@@ -121,7 +134,7 @@ impl<'a> Pairs<'a> {
             _ => return None,
         };
         let constant = sum.input.iter().find(|input| operand(index, input).is_some())?;
-        let after = vector(&self.decoded, index, constant, site.n)?;
+        let after = vector(self.decoded, index, constant, site.n)?;
         let shift: Vec<f32> = after.iter().zip(&before).map(|(a, b)| sign * a - beta * b).collect();
         shift.iter().any(|value| *value != 0.0).then_some(shift)
     }
@@ -133,8 +146,7 @@ impl<'a> Pairs<'a> {
         result: &str,
         samples: &[Sample],
     ) -> Result<Option<(Change, Option<Encoding>)>> {
-        let index = Index::new(self.rewritten.graph(), self.rewritten.proto.ir_version());
-        let Some((_, made)) = index.producer(result) else { return Ok(None) };
+        let Some((_, made)) = self.after.producer(result) else { return Ok(None) };
         if made.op_type() == "Gather" {
             return Ok(None);
         }
@@ -146,7 +158,7 @@ impl<'a> Pairs<'a> {
         };
         let rows: Vec<Value> = samples.iter().map(rows).collect::<Result<_>>()?;
         let ids = node.input.get(1).map_or("", String::as_str);
-        Ok(Some((Change::Rows(rows), coded_rows(&index, ids, site))))
+        Ok(Some((Change::Rows(rows), coded_rows(&self.after, ids, site))))
     }
 }
 

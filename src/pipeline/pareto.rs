@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::budget::{Costs, Scope};
 use super::fitting::Fitting;
 use super::judge::{Judge, Judged};
-use super::notes::Notes;
+use super::notes::{Notes, file};
 use super::{RewriteOptions, carry_out};
 use crate::data;
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::graph::inventory;
 use crate::onnx::{load, load_bytes};
 use crate::plan::choose;
 use crate::progress::Progress;
-use crate::report::{File, Frontier, FrontierPoint, Validation};
+use crate::report::{Frontier, FrontierPoint, Validation};
 use crate::settings::{Budget, Settings};
 
 /// What [`pareto`] is asked to do.
@@ -95,12 +95,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
     mark_knee(&mut points);
     Ok(Frontier {
         schema: crate::report::SCHEMA,
-        model: File {
-            path: model.path().display().to_string(),
-            bytes: model.size(),
-            sha256: digest,
-            opset: model.opset(),
-        },
+        model: file(&model, model.path(), &digest),
         preset: options.settings.preset.clone(),
         real_samples: judge.samples().is_some(),
         points,
