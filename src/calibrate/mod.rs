@@ -134,7 +134,18 @@ impl Wish {
     }
 }
 
-/// Walks `samples` through `model` and fits the weights that `plan` wants fitted to statistics.
+/// What weights are fitted to.
+#[derive(Debug, Clone, Copy)]
+pub struct Material<'a> {
+    /// Samples of the kind that counts.
+    pub samples: &'a [Sample],
+    /// How much those are like real inputs.
+    pub likeness: Likeness,
+    /// Samples made up beside them, which widen the statistics but never judge a fit.
+    pub beside: &'a [Sample],
+}
+
+/// Walks samples through `model` and fits the weights that `plan` wants fitted to statistics.
 ///
 /// # Errors
 /// [`crate::error::Kind::Unsupported`] when the runtime cannot run the model in stages.
@@ -143,8 +154,7 @@ pub fn calibrate(
     model: &Checked<Model>,
     inventory: &Inventory,
     plan: &Plan,
-    samples: &[Sample],
-    likeness: Likeness,
+    material: Material<'_>,
     steps: Steps,
     keep: bool,
     output: &str,
@@ -156,6 +166,8 @@ pub fn calibrate(
         return Err(Error::unsupported("calibration", format!("every linear layer {UNREACHED}")));
     }
     let stages = Stages::new(model, inventory, output)?;
+    let Material { samples, likeness, beside } = material;
+    let all = || samples.iter().chain(beside);
     let mut walk = Walk {
         model,
         index: Index::new(model.graph(), model.proto.ir_version()),
@@ -164,12 +176,11 @@ pub fn calibrate(
         steps,
         keep,
         wishes,
-        masks: samples.iter().map(Sample::mask).collect(),
-        held_out: (0..samples.len())
-            .map(|at| samples.len() >= LEAST_SAMPLES && at % HOLD_OUT == HOLD_OUT - 1)
+        masks: all().map(Sample::mask).collect(),
+        held_out: (0..samples.len() + beside.len())
+            .map(|at| at < samples.len() && samples.len() >= LEAST_SAMPLES && at % HOLD_OUT == HOLD_OUT - 1)
             .collect(),
-        pairs: samples
-            .iter()
+        pairs: all()
             .map(|sample| Ok(Pair { original: stages.start(sample)?, rewritten: None }))
             .collect::<Result<_>>()?,
         found: Calibrated { samples: samples.len(), ..Calibrated::default() },

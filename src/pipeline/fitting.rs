@@ -7,8 +7,10 @@ use sha2::{Digest, Sha256};
 
 use super::judge::provenance;
 use super::{RewriteOptions, memory, output_of};
-use crate::calibrate::{Calibrated, Fitted, Likeness, PASSES, calibrate, from_statistics, generate};
-use crate::data::{self, Samples};
+use crate::calibrate::{
+    Calibrated, Fitted, Likeness, Material, PASSES, calibrate, from_statistics, generate,
+};
+use crate::data::{self, Sample, Samples};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Inventory;
 use crate::onnx::save::write_file;
@@ -18,6 +20,11 @@ use crate::progress::Progress;
 use crate::quant::{Algorithm, Emit, ScaleStorage};
 use crate::report;
 use crate::statistics::Kept;
+
+/// Rows made up beside those of real samples, so that weights are not narrowed to them: one in so many, ...
+const ONE_BESIDE: u64 = 10;
+/// ... and as many as are missing from this, but no more than there are real ones.
+const ENOUGH_ROWS: u64 = 4096;
 
 /// What a file of statistics says of itself.
 const MODEL: &str = "model_sha256";
@@ -30,6 +37,8 @@ const CLOSE: &str = "close";
 pub(super) struct Fitting<'a> {
     options: &'a RewriteOptions,
     samples: Option<(Samples, Likeness)>,
+    /// Samples made up beside real ones, once they were asked for.
+    beside: Option<Vec<Sample>>,
     calibrated: Calibrated,
     /// Statistics of an earlier run, in the place of samples.
     kept: Option<(Kept, report::StatisticsFile)>,
@@ -61,6 +70,7 @@ impl<'a> Fitting<'a> {
         Ok(Self {
             options,
             samples,
+            beside: None,
             calibrated: Calibrated::default(),
             kept,
             reason: None,
@@ -123,7 +133,7 @@ impl<'a> Fitting<'a> {
         let output = output_of(self.options, model, known)?;
         let (mut samples, likeness) = match self.samples.take() {
             Some(known) => known,
-            None => self.made_up(model, known, &output.name, progress)?,
+            None => self.made_up(model, known, &output.name, None, progress)?,
         };
         let count = samples.list.len();
         let affordable = memory::affordable(model, known, &samples.list, self.options.max_memory);
@@ -136,19 +146,18 @@ impl<'a> Fitting<'a> {
                 (at * affordable) / count > ((at - 1) * affordable) / count
             });
         }
+        let beside = match self.beside.take() {
+            Some(known) => known,
+            None if samples.are_real() => {
+                self.made_up_beside(model, known, &output.name, &samples.list, progress)?
+            }
+            None => Vec::new(),
+        };
         let keep = self.keeps();
         let (samples, likeness) = self.samples.insert((samples, likeness));
-        calibrate(
-            model,
-            known,
-            plan,
-            &samples.list,
-            *likeness,
-            self.options.steps,
-            keep,
-            &output.name,
-            progress,
-        )
+        let material =
+            Material { samples: &samples.list, likeness: *likeness, beside: self.beside.insert(beside) };
+        calibrate(model, known, plan, material, self.options.steps, keep, &output.name, progress)
     }
 
     /// Whether the statistics of this run are kept.
@@ -178,16 +187,41 @@ impl<'a> Fitting<'a> {
         write_file(path, &Kept { about, parts }.to_bytes()?, self.options.overwrite)
     }
 
-    /// Texts that the model writes itself if it can, else samples from what it tells of its inputs.
+    /// Samples to go beside real ones; none where none can be made up.
+    fn made_up_beside(
+        &self,
+        model: &Checked<Model>,
+        known: &Inventory,
+        output: &str,
+        real: &[Sample],
+        progress: &dyn Progress,
+    ) -> Result<Vec<Sample>> {
+        let rows = real.iter().map(memory::positions).fold(0, u64::saturating_add);
+        let wanted = (rows / ONE_BESIDE).max(ENOUGH_ROWS.saturating_sub(rows).min(rows));
+        let mut list = match self.made_up(model, known, output, Some(wanted), progress) {
+            Ok((samples, _)) => samples.list,
+            Err(error) if error.kind() == Kind::Unsupported => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        keep_rows(&mut list, wanted);
+        Ok(list)
+    }
+
+    /// Texts that the model writes itself if it can, else samples from what it tells of its inputs; where only
+    /// so many `rows` are of use, the texts are no more.
     fn made_up(
         &self,
         model: &Checked<Model>,
         known: &Inventory,
         output: &str,
+        rows: Option<u64>,
         progress: &dyn Progress,
     ) -> Result<(Samples, Likeness)> {
         let seed = self.options.seed;
-        if let Some(drafts) = data::drafts(model, known, PASSES, seed)? {
+        if let Some(mut drafts) = data::drafts(model, known, PASSES, seed)? {
+            if let Some(rows) = rows {
+                keep_rows(&mut drafts.samples.list, rows);
+            }
             match generate(model, &drafts, output, seed, progress) {
                 Ok(Some(texts)) => return Ok((texts, Likeness::Close)),
                 Ok(None) => {}
@@ -227,6 +261,7 @@ impl<'a> Fitting<'a> {
             data,
             statistics: self.kept.as_ref().map(|(_, file)| file.clone()),
             samples: told(SAMPLES).parse().unwrap_or(found.samples),
+            beside: self.beside.as_ref().map_or(0, Vec::len),
             rows: found.rows,
             layers: layers.collect(),
             skipped: self.reason.clone(),
@@ -275,6 +310,16 @@ impl<'a> Fitting<'a> {
     pub fn calibrated(&self) -> &Calibrated {
         &self.calibrated
     }
+}
+
+/// Cuts `list` where its samples have `rows` rows; one stays at least.
+fn keep_rows(list: &mut Vec<Sample>, rows: u64) {
+    let mut sum = 0;
+    let enough = list.iter().position(|sample| {
+        sum += memory::positions(sample);
+        sum >= rows
+    });
+    list.truncate(enough.map_or(list.len(), |last| last + 1));
 }
 
 /// Statistics that an earlier run kept, for `model` only.

@@ -72,7 +72,7 @@ fn estimate(model: &Model, known: &Inventory, samples: &[Sample]) -> u64 {
 }
 
 /// Rows that the linear layers see at most: one for each id, or for each vector of a float input.
-fn positions(sample: &Sample) -> u64 {
+pub(super) fn positions(sample: &Sample) -> u64 {
     let rows = |shape: &[usize]| match shape {
         [_, _] | [_] | [] => shape.iter().product::<usize>() as u64,
         [outer @ .., _] => outer.iter().product::<usize>() as u64,

@@ -17,6 +17,9 @@ pub struct Fitting {
     pub statistics: Option<StatisticsFile>,
     /// How many there were.
     pub samples: usize,
+    /// How many were made up beside them, so that the weights are not narrowed to them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub beside: usize,
     /// Rows of activations (tokens, patches) of which the largest statistics are.
     pub rows: usize,
     /// Every blocked weight that statistics were asked for, in the order in which the network uses them.
@@ -62,9 +65,13 @@ impl Fitting {
         if let Some(reason) = &self.skipped {
             return vec![format!("weights not fitted to activations: {reason}")];
         }
+        let beside = match self.beside {
+            0 => String::new(),
+            count => format!(" and {count} made-up ones beside them"),
+        };
         let fitted = self.layers.iter().filter(|layer| layer.algorithm == "gptq").count();
         let mut out = vec![format!(
-            "{fitted} of {} linear layers fitted to the activations of {from}{}, {} rows",
+            "{fitted} of {} linear layers fitted to the activations of {from}{beside}{}, {} rows",
             self.layers.len(),
             self.statistics
                 .as_ref()
@@ -87,6 +94,11 @@ impl Fitting {
         }
         out
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 pub(super) fn text(out: &mut String, fitting: Option<&Fitting>) {
