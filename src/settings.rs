@@ -227,6 +227,7 @@ impl Settings {
         let scales = match overrides.scales.unwrap_or(preset.scales) {
             Scales::Fp16 => ScaleStorage::F16,
             Scales::Fp32 => ScaleStorage::F32,
+            Scales::Int8 => ScaleStorage::Byte,
         };
         let target = Target {
             accuracy: match overrides.budget {

@@ -493,6 +493,8 @@ pub(super) enum ScalesArg {
     /// Half the bytes, where every scale of a tensor fits
     Fp16,
     Fp32,
+    /// A quarter: 8 bits, in units of one size for each tensor; tables keep fp16
+    Int8,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -560,6 +562,7 @@ impl WeightArgs {
             scales: self.scales.map(|scales| match scales {
                 ScalesArg::Fp16 => Scales::Fp16,
                 ScalesArg::Fp32 => Scales::Fp32,
+                ScalesArg::Int8 => Scales::Int8,
             }),
             emit: self.emit.map(|emit| match emit {
                 EmitArg::Qdq => Emit::Qdq,

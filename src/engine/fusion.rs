@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::{Release, nbits};
-use crate::graph::{Index, operand, rank, ranks};
+use crate::graph::{Index, Scales, operand, rank, ranks};
 use crate::onnx::proto::{
     NodeProto, TensorProto,
     tensor_proto::DataType,
@@ -97,15 +97,15 @@ fn examine(
     let shape = tensor::shape(weight).map_err(|error| error.to_string())?;
     let [k, n] = shape.as_slice() else { return Err(format!("a weight of {} dimensions", shape.len())) };
     let scale_name = node.input.get(1).map_or("", String::as_str);
-    let scale_name = match index.producer(scale_name) {
-        Some((_, cast)) if node::is(cast, "Cast") && index.consumers(scale_name).len() == 1 => {
-            cast.input.first()
-        }
-        Some(_) => return Err("the scale is computed".to_owned()),
-        None => node.input.get(1),
+    let is_folded = index.producer(scale_name).is_some();
+    let scales = Scales::of(index, scale_name).filter(|scales| scales.private || !is_folded);
+    let Some(Scales { stored: scale, .. }) = scales else {
+        return Err(match is_folded {
+            true => "the scale is computed".to_owned(),
+            false => "the scale is not an initializer".to_owned(),
+        });
     };
-    let is_cast = scale_name != node.input.get(1);
-    let scale = private_constant(index, scale_name, "scale")?;
+    private_constant(index, scale.name.as_ref(), "scale")?;
     let wanted = [k.div_ceil(block), *n];
     if tensor::shape(scale).ok().as_deref() != Some(&wanted) {
         return Err(format!("the scale has shape {:?}, {wanted:?} is needed", scale.dims));
@@ -159,7 +159,7 @@ fn examine(
     let rank = ranks.get(input).copied();
     let becomes_gemm =
         adds_vector(index, user, *n) && (rank.is_none_or(|rank| rank <= 2) || has_fixed_inputs(index));
-    let half = tensor::data_type(scale) == Some(DataType::Float16) && !is_cast;
+    let half = tensor::data_type(scale) == Some(DataType::Float16) && !is_folded;
     let newer = bits == 8 || half || user.op_type() == "Gemm" || becomes_gemm;
     let since = if newer { Release::GEMM } else { Release::BLOCKED };
     let fused = Fused { node: slot.node, rounded: Some(block), since };

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{Variant, activation, densify, fusion, nbits, refuse, stages, widen};
 use crate::error::{Error, Result};
-use crate::graph::{Index, sweep};
+use crate::graph::{Index, Scales, sweep};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
 };
@@ -174,7 +174,7 @@ fn dequantized(index: &Index<'_>, node: &NodeProto) -> Result<Option<TensorProto
         (Ok(0), 1 | -1) => k.max(1),
         _ => return Err(unsupported("blocks along another axis than 0")),
     };
-    let scale = input(1).map(|name| scales(index, name)).transpose()?.flatten();
+    let scale = input(1).and_then(|name| Scales::of(index, name)?.values());
     let Some(scale) = scale else { return Err(unsupported("computed scales")) };
     let zero = match input(2) {
         None => None,
@@ -188,14 +188,4 @@ fn dequantized(index: &Index<'_>, node: &NodeProto) -> Result<Option<TensorProto
     let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let name = node.output.first().cloned().unwrap_or_default();
     Ok(Some(tensor::from_raw(name, DataType::Float, &shape, raw)))
-}
-
-/// Constant scales, also behind a Cast.
-pub(super) fn scales(index: &Index<'_>, name: &str) -> Result<Option<Vec<f32>>> {
-    let name = match index.producer(name) {
-        Some((_, cast)) if node::is(cast, "Cast") => cast.input.first().map_or("", String::as_str),
-        Some(_) => return Ok(None),
-        None => name,
-    };
-    Ok(index.initializer(name).and_then(|(_, tensor)| tensor::floats(tensor)))
 }

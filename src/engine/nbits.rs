@@ -1,8 +1,7 @@
 //! MatMulNBits (com.microsoft, version 1) as what it computes: a product with the weight that it holds, and a bias.
 
-use super::lower::scales;
 use crate::error::{Error, Result};
-use crate::graph::Index;
+use crate::graph::{Index, Scales};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, node_subject, tensor};
 use crate::quant::decode_nbits;
@@ -35,7 +34,7 @@ pub(super) fn lowered(index: &Index<'_>, node: &NodeProto) -> Result<(TensorProt
     let stored = |at: usize| input(at).and_then(|name| index.initializer(name)).map(|(_, tensor)| tensor);
     let codes = stored(1).filter(|codes| tensor::data_type(codes) == Some(DataType::Uint8));
     let codes = codes.ok_or_else(|| unsupported("a weight that is no constant of bytes"))?;
-    let scales = input(2).map(|name| scales(index, name)).transpose()?.flatten();
+    let scales = input(2).and_then(|name| Scales::of(index, name)?.values());
     let scales = scales.ok_or_else(|| unsupported("computed scales"))?;
     let zero_points = match (input(3), stored(3)) {
         (None, _) => None,

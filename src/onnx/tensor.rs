@@ -197,6 +197,16 @@ pub fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
     })
 }
 
+/// Values of a constant int8 or uint8 tensor.
+pub fn byte_values(tensor: &TensorProto) -> Option<Vec<f32>> {
+    let bytes = payload(tensor).ok()?;
+    match data_type(tensor)? {
+        DataType::Int8 => Some(bytes.iter().map(|byte| f32::from(*byte as i8)).collect()),
+        DataType::Uint8 => Some(bytes.iter().map(|byte| f32::from(*byte)).collect()),
+        _ => None,
+    }
+}
+
 /// A tensor that stores `raw` as `raw_data`.
 pub fn from_raw(
     name: impl Into<String>,

@@ -13,20 +13,22 @@ const BASE_BLOCK: usize = 64;
 /// Ways to store the weight of `site`, float aside.
 pub(super) fn wishes(site: &Site, scales: ScaleStorage, emit: Emit, algorithm: Algorithm) -> Vec<Encoding> {
     if site.form == Form::Gather {
-        let algorithm = Algorithm::Search;
+        let (algorithm, scales) = (Algorithm::Search, scales.of_rows());
         let packed = [32, 64, 128].map(|block| PackedRows { block, scales });
         let packed = packed.into_iter().map(|format| Encoding::PackedRows { format, algorithm });
         return packed.chain([Encoding::Rows { scales, algorithm }]).collect();
     }
-    let blocks = |bits, block, symmetric| Encoding::Blocks {
+    let blocks = |bits, block, symmetric, scales| Encoding::Blocks {
         scheme: Scheme { bits, block, symmetric, scales, emit }.no_wider_than(site.k),
         algorithm,
     };
-    let mut found = vec![blocks(Bits::Eight, 128, true), blocks(Bits::Eight, 32, true)];
+    let mut found = vec![blocks(Bits::Eight, 128, true, scales), blocks(Bits::Eight, 32, true, scales)];
     let widest = BLOCKS.iter().position(|block| *block >= site.k).unwrap_or(BLOCKS.len() - 1);
     for block in &BLOCKS[..=widest] {
-        found.push(blocks(Bits::Four, *block, false));
-        found.push(blocks(Bits::Four, *block, true));
+        for scales in [scales, ScaleStorage::Byte] {
+            found.push(blocks(Bits::Four, *block, false, scales));
+            found.push(blocks(Bits::Four, *block, true, scales));
+        }
     }
     found
 }

@@ -9,7 +9,7 @@ use crate::calibrate::Change;
 use crate::data::Sample;
 use crate::engine::{Runner, Value, Variant, fusion};
 use crate::error::{Error, Result};
-use crate::graph::{Form, Index, Site, Values, bias, inventory, operand, stored};
+use crate::graph::{Form, Index, Scales, Site, Values, bias, inventory, operand, stored};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Model, node, tensor};
 use crate::plan::Encoding;
@@ -171,14 +171,10 @@ fn vector(model: &Model, index: &Index<'_>, name: &str, n: usize) -> Option<Vec<
     (0..n).map(|column| values.get(column * step).copied()).collect()
 }
 
-/// Type of scales, also behind a Cast.
+/// Type of scales.
 fn scales_of(index: &Index<'_>, name: Option<&String>) -> Option<ScaleStorage> {
-    let name = name?;
-    let name = match index.producer(name) {
-        Some((_, cast)) if node::is(cast, "Cast") => cast.input.first()?,
-        _ => name,
-    };
-    Some(storage(index.initializer(name)?.1))
+    let scales = Scales::of(index, name?)?;
+    Some(if scales.unit.is_some() { ScaleStorage::Byte } else { storage(scales.stored) })
 }
 
 fn storage(tensor: &TensorProto) -> ScaleStorage {

@@ -244,13 +244,13 @@ impl Chooser<'_> {
     }
 
     fn rows(&self) -> Encoding {
-        Encoding::Rows { scales: self.settings.scales, algorithm: self.settings.algorithm }
+        Encoding::Rows { scales: self.settings.scales.of_rows(), algorithm: self.settings.algorithm }
     }
 
     fn packed_rows(&self, site: &Site, role: Role, rule: Option<&Rule>) -> Encoding {
         let settings = self.settings;
         let block = rule.and_then(|rule| rule.block).unwrap_or(settings.block).for_role(role);
-        let format = PackedRows::at_most(block.min(TABLE_BLOCK), site.n, settings.scales);
+        let format = PackedRows::at_most(block.min(TABLE_BLOCK), site.n, settings.scales.of_rows());
         Encoding::PackedRows { format, algorithm: settings.algorithm }
     }
 

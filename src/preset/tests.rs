@@ -235,7 +235,7 @@ fn wrong_numbers() {
 fn wrong_words() {
     insta::assert_snapshot!(refused_named("algorithm: serch\n"), @"p.yaml:2:12: 'algorithm' cannot be 'serch' (did you mean 'search'? allowed: auto, rtn, percentile, search, gptq)");
     insta::assert_snapshot!(refused_named("decide_by: mean\n"), @"p.yaml:2:12: 'decide_by' cannot be 'mean' (allowed: interval, estimate)");
-    insta::assert_snapshot!(refused_named("scales: bf16\n"), @"p.yaml:2:9: 'scales' cannot be 'bf16' (allowed: fp16, fp32)");
+    insta::assert_snapshot!(refused_named("scales: bf16\n"), @"p.yaml:2:9: 'scales' cannot be 'bf16' (allowed: fp16, fp32, int8)");
     insta::assert_snapshot!(refused_named("embeddings: float\n"), @"p.yaml:2:13: 'embeddings' cannot be 'float' (allowed: keep, int8, int4)");
     insta::assert_snapshot!(refused_named("head: float\n"), @"p.yaml:2:7: 'head' cannot be 'float' (allowed: keep, int8, int4)");
     insta::assert_snapshot!(refused_named("rules:\n  - {role: attention, store: int5}\n"), @"p.yaml:3:30: 'store' cannot be 'int5' (allowed: int4, int8, float)");

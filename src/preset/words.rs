@@ -94,6 +94,8 @@ words! {
     Scales {
         Fp16 = "fp16",
         Fp32 = "fp32",
+        /// Codes of 8 bits, counted in units of one size for the tensor.
+        Int8 = "int8",
     }
 }
 

@@ -2,7 +2,13 @@
 
 use half::f16;
 
-use super::{pack::pack_nibbles, scheme::Bits, scheme::ScaleStorage, scheme::Scheme};
+use super::{
+    pack::pack_nibbles,
+    rounding::{bound, round},
+    scheme::Bits,
+    scheme::ScaleStorage,
+    scheme::Scheme,
+};
 
 /// One scale and one zero point for every block of every column, both `[blocks(k),n]` row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,7 +17,12 @@ pub struct Grid {
     pub scales: Vec<f32>,
     /// Integers within the range of codes; 0 for a symmetric scheme.
     pub zeros: Vec<f32>,
+    /// What the codes of the scales count, where they are stored as such.
+    pub unit: Option<f32>,
 }
+
+/// Room that the largest scale leaves to those that a refit makes larger.
+const HEADROOM: f32 = 1.04;
 
 impl Grid {
     /// The grid of some of its `n` columns.
@@ -23,7 +34,19 @@ impl Grid {
                 .copied()
                 .collect()
         };
-        Grid { scales: cut(&self.scales), zeros: cut(&self.zeros) }
+        Grid { scales: cut(&self.scales), zeros: cut(&self.zeros), unit: self.unit }
+    }
+
+    /// The grid with its scales brought to whole units, where the scheme stores such.
+    pub(super) fn in_units(mut self, scheme: Scheme) -> Grid {
+        if scheme.scales != ScaleStorage::Byte {
+            return self;
+        }
+        let largest = self.scales.iter().fold(0.0f32, |largest, scale| largest.max(scale.abs()));
+        let unit = bound(largest * (HEADROOM / scheme.most_units()), f32::MIN_POSITIVE, f32::MAX);
+        self.scales.iter_mut().for_each(|scale| *scale = whole_units(*scale, unit, scheme.most_units()));
+        self.unit = Some(unit);
+        self
     }
 
     /// The scales as stored, little-endian.
@@ -32,6 +55,11 @@ impl Grid {
             ScaleStorage::F32 => self.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect(),
             ScaleStorage::F16 => {
                 self.scales.iter().flat_map(|&scale| f16::from_f32(scale).to_le_bytes()).collect()
+            }
+            // Two's complement: the same byte for both signs of storage.
+            ScaleStorage::Byte => {
+                let unit = self.unit.unwrap_or(1.0);
+                self.scales.iter().map(|scale| round(scale / unit) as i32 as u8).collect()
             }
         }
     }
@@ -47,4 +75,9 @@ impl Grid {
             Bits::Eight => codes,
         })
     }
+}
+
+/// The multiple of `unit`, by 1 to `most`, that is nearest to `scale`, with its sign.
+pub(super) fn whole_units(scale: f32, unit: f32, most: f32) -> f32 {
+    (bound(round(bound(scale.abs() / unit, 0.0, most)), 1.0, most) * unit).copysign(scale)
 }

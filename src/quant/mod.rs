@@ -34,4 +34,4 @@ pub use packed::PackedRows;
 pub use quantize::{Quantized, measure, quantize};
 pub use rows::{QuantizedRows, quantize_rows, row_scheme};
 pub use scheme::{BLOCKS, Bits, Emit, ScaleStorage, Scheme};
-pub use survey::{Survey, fp16_scales_fit, survey};
+pub use survey::{Survey, byte_scales_fit, fp16_scales_fit, survey};

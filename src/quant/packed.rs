@@ -105,7 +105,7 @@ impl PackedRows {
             if block < blocks / 2 { scale * LOW } else { scale }
         };
         let turned = (0..k * blocks).map(|at| scale(at / blocks, at % blocks)).collect();
-        let scales = Grid { scales: turned, zeros: Vec::new() };
+        let scales = Grid { scales: turned, zeros: Vec::new(), unit: None };
         (codes, scales.scale_bytes(self.scales), error)
     }
 }

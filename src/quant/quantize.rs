@@ -23,6 +23,8 @@ pub struct Quantized {
     pub scales: Vec<u8>,
     /// `[blocks,N]`, packed as the codes; `None` for a symmetric scheme.
     pub zero_points: Option<Vec<u8>>,
+    /// What the codes of the scales count, for [`ScaleStorage::Byte`](super::ScaleStorage::Byte).
+    pub unit: Option<f32>,
     /// Measured with the scales as stored.
     pub error: WeightError,
 }
@@ -63,7 +65,7 @@ pub(super) fn quantize_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm
     });
     let error = errors.collect::<Vec<_>>().into_iter().sum();
     let (scales, zero_points) = (grid.scale_bytes(scheme.scales), grid.zero_point_bytes(scheme));
-    Quantized { codes, scales, zero_points, error }
+    Quantized { codes, scales, zero_points, unit: grid.unit, error }
 }
 
 /// Rows encoded together: an even number, so that each strip starts at a whole byte.

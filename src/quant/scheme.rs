@@ -53,7 +53,14 @@ pub enum ScaleStorage {
     F32,
     #[serde(rename = "fp16")]
     F16,
+    /// A code of 8 bits, to be multiplied by one float32 of the whole tensor, its unit: signed (at most 127) for a
+    /// symmetric scheme, whose scales may be negative, else unsigned. For blocks only.
+    #[serde(rename = "int8")]
+    Byte,
 }
+
+/// Bytes of the unit of [`ScaleStorage::Byte`].
+const UNIT_BYTES: usize = 4;
 
 impl ScaleStorage {
     /// Bytes of one scale.
@@ -61,7 +68,14 @@ impl ScaleStorage {
         match self {
             ScaleStorage::F32 => 4,
             ScaleStorage::F16 => 2,
+            ScaleStorage::Byte => 1,
         }
+    }
+
+    /// The storage for rows of a table, which are gathered without a unit.
+    #[must_use]
+    pub fn of_rows(self) -> Self {
+        if self == ScaleStorage::Byte { ScaleStorage::F16 } else { self }
     }
 }
 
@@ -121,9 +135,15 @@ impl Scheme {
         self.bits.bytes(k * n)
     }
 
-    /// Bytes of the scales `[blocks(k),n]`.
+    /// Bytes of the scales `[blocks(k),n]`, with their unit where they have one.
     pub fn scales_len(&self, k: usize, n: usize) -> usize {
-        self.blocks(k) * n * self.scales.bytes()
+        let unit = if self.scales == ScaleStorage::Byte { UNIT_BYTES } else { 0 };
+        self.blocks(k) * n * self.scales.bytes() + unit
+    }
+
+    /// The largest code of a scale in [`ScaleStorage::Byte`].
+    pub(super) fn most_units(&self) -> f32 {
+        if self.symmetric { 127.0 } else { 255.0 }
     }
 
     /// Bytes of the zero points `[blocks(k),n]`; 0 for a symmetric scheme, which has none.
@@ -205,6 +225,8 @@ mod tests {
         assert_eq!(symmetric.scales_len(33, 3), 24);
         assert_eq!(symmetric.zero_points_len(33, 3), 0);
         assert_eq!(scheme.stored_len(33, 3), 50 + 12 + 3);
+        let bytes = Scheme { scales: ScaleStorage::Byte, ..scheme };
+        assert_eq!(bytes.stored_len(33, 3), 50 + (6 + 4) + 3);
         // Two whole blocks a column, and a byte of zero points.
         let nbits = Scheme { emit: Emit::MatMulNBits, ..scheme };
         assert_eq!(nbits.stored_len(33, 3), 96 + 12 + 3);

@@ -59,6 +59,15 @@ pub fn fp16_scales_fit(survey: &Survey, scheme: Scheme) -> bool {
     survey.max_abs <= LARGEST && Levels::of(scheme).least_scale(survey.least_block_max) >= LEAST
 }
 
+/// True when scales counted in units of one size for the whole tensor tell all blocks apart, but for those a
+/// thousandth of the largest.
+pub fn byte_scales_fit(survey: &Survey) -> bool {
+    const SPREAD: f32 = 1024.0;
+    let in_range = |magnitude: f32| magnitude > 1e-30 && magnitude < 1e30;
+    in_range(survey.max_abs)
+        && (survey.least_block_max.is_infinite() || survey.least_block_max * SPREAD >= survey.max_abs)
+}
+
 /// Rows read at a time: a tile stays in the first-level cache whatever the block is.
 const TILE_ROWS: usize = 32;
 

@@ -9,8 +9,17 @@ const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::Rtn, Algorithm::Percentile { percent: 99.0 }, Algorithm::Search];
 
 fn scheme() -> impl Strategy<Value = Scheme> {
+    scheme_with(&[ScaleStorage::F32, ScaleStorage::F16])
+}
+
+/// Also with scales that hang on others.
+fn any_scheme() -> impl Strategy<Value = Scheme> {
+    scheme_with(&[ScaleStorage::F32, ScaleStorage::F16, ScaleStorage::Byte])
+}
+
+fn scheme_with(scales: &'static [ScaleStorage]) -> impl Strategy<Value = Scheme> {
     let bits = prop_oneof![Just(Bits::Four), Just(Bits::Eight)];
-    let scales = prop_oneof![Just(ScaleStorage::F32), Just(ScaleStorage::F16)];
+    let scales = prop::sample::select(scales);
     let block = prop_oneof![Just(16_usize), Just(32), Just(64), Just(5)];
     (bits, block, any::<bool>(), scales).prop_map(|(bits, block, symmetric, scales)| Scheme {
         bits,
@@ -50,13 +59,18 @@ fn bytes(values: &[f32]) -> Vec<u8> {
 
 fn stored_scales(bytes: &[u8], storage: ScaleStorage) -> Vec<f32> {
     match storage {
+        ScaleStorage::Byte => panic!("scales without their unit"),
         ScaleStorage::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
         ScaleStorage::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
     }
 }
 
 fn read(quantized: &Quantized, scheme: Scheme, k: usize, n: usize) -> Vec<f32> {
-    let scales = stored_scales(&quantized.scales, scheme.scales);
+    let scales = match (quantized.unit, scheme.symmetric) {
+        (Some(unit), true) => quantized.scales.iter().map(|&code| f32::from(code as i8) * unit).collect(),
+        (Some(unit), false) => quantized.scales.iter().map(|&code| f32::from(code) * unit).collect(),
+        (None, _) => stored_scales(&quantized.scales, scheme.scales),
+    };
     assert!(scales.iter().all(|scale| scale.is_finite() && *scale != 0.0));
     decode(
         &quantized.codes,
@@ -79,7 +93,7 @@ proptest! {
 
     #[test]
     fn the_error_measured_is_that_of_the_stored_bytes(
-        scheme in scheme(), k in 1_usize..80, n in 1_usize..40, seed: u32,
+        scheme in any_scheme(), k in 1_usize..80, n in 1_usize..40, seed: u32,
     ) {
         let original = values(k, n, seed);
         let raw = bytes(&original);
@@ -87,7 +101,7 @@ proptest! {
         for algorithm in ALGORITHMS {
             let quantized = quantize(&matrix, scheme, algorithm);
             prop_assert_eq!(quantized.codes.len(), scheme.codes_len(k, n));
-            prop_assert_eq!(quantized.scales.len(), scheme.scales_len(k, n));
+            prop_assert_eq!(quantized.scales.len() + quantized.unit.map_or(0, |_| 4), scheme.scales_len(k, n));
             prop_assert_eq!(quantized.zero_points.as_ref().map_or(0, Vec::len), scheme.zero_points_len(k, n));
             let decoded = read(&quantized, scheme, k, n);
             let residuals = || original.iter().zip(&decoded).map(|(w, y)| w - y);
@@ -140,7 +154,7 @@ proptest! {
 
     #[test]
     fn layout_level_and_thread_count_leave_the_bytes_alone(
-        scheme in scheme(), k in 1_usize..80, n in 1_usize..600, seed: u32,
+        scheme in any_scheme(), k in 1_usize..80, n in 1_usize..600, seed: u32,
     ) {
         let original = values(k, n, seed);
         let raw = bytes(&original);
@@ -151,10 +165,10 @@ proptest! {
         for algorithm in ALGORITHMS {
             let expected = quantize(&matrix, scheme, algorithm);
             prop_assert_eq!(&quantize(&strided, scheme, algorithm), &expected);
-            let rows = quantize_rows(&matrix, scheme.scales, algorithm);
+            let rows = quantize_rows(&matrix, scheme.scales.of_rows(), algorithm);
             for simd in Simd::available() {
                 prop_assert_eq!(&quantize_on(simd, &matrix, scheme, algorithm), &expected);
-                prop_assert_eq!(&quantize_rows_on(simd, &matrix, scheme.scales, algorithm), &rows);
+                prop_assert_eq!(&quantize_rows_on(simd, &matrix, scheme.scales.of_rows(), algorithm), &rows);
             }
         }
     }
@@ -300,7 +314,7 @@ fn extreme_blocks_stay_finite_and_are_represented() {
                     ScaleStorage::F32 => {
                         !(f32::MIN_POSITIVE..=max / 2.0).contains(&-largest) && largest > 1e-36
                     }
-                    ScaleStorage::F16 => fp16_scales_fit(&survey(&matrix, 16), scheme),
+                    ScaleStorage::F16 | ScaleStorage::Byte => fp16_scales_fit(&survey(&matrix, 16), scheme),
                 };
                 if largest == 0.0 {
                     assert!(decoded.iter().all(|&value| value == 0.0));
@@ -435,5 +449,39 @@ fn empty_matrices_give_empty_tensors() {
         let packed = PackedRows { block: 16, scales: ScaleStorage::F32 };
         assert!(packed.quantize(&matrix, Algorithm::Search).0.is_empty());
         assert_eq!(survey(&matrix, 32).first_non_finite, None);
+    }
+}
+
+#[test]
+fn scales_in_bytes_are_near_those_in_float() {
+    for symmetric in [true, false] {
+        let scheme = |scales| Scheme { bits: Bits::Four, block: 16, symmetric, scales, emit: Emit::Qdq };
+        let raw = bytes(&values(64, 40, 5));
+        let matrix = Matrix::new(&raw, Element::F32, Layout::row_major(64, 40)).unwrap();
+        let error = |scales| quantize(&matrix, scheme(scales), Algorithm::Search).error.relative();
+        let (float, byte) = (error(ScaleStorage::F32), error(ScaleStorage::Byte));
+        assert!(byte < 1.2 * float, "{byte} for {float}");
+    }
+}
+
+#[test]
+fn blocks_that_bytes_do_not_tell_apart_are_told() {
+    let fits =
+        |least_block_max| byte_scales_fit(&Survey { first_non_finite: None, max_abs: 1.0, least_block_max });
+    assert!(fits(0.01) && fits(f32::INFINITY) && !fits(1e-4));
+}
+
+#[test]
+fn blocks_of_zeros_leave_the_units_of_others_alone() {
+    let mut column = vec![0.0; 32];
+    column[3] = 0.01;
+    let raw = bytes(&column);
+    let matrix = Matrix::new(&raw, Element::F32, Layout::row_major(32, 1)).unwrap();
+    for symmetric in [true, false] {
+        let scheme =
+            Scheme { bits: Bits::Four, block: 16, symmetric, scales: ScaleStorage::Byte, emit: Emit::Qdq };
+        let decoded = read(&quantize(&matrix, scheme, Algorithm::Search), scheme, 32, 1);
+        assert!((decoded[3] - 0.01).abs() < 1e-4, "{decoded:?}");
+        assert!(decoded[16..].iter().all(|value| *value == 0.0));
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn encode(
 
     let codes = edit.name(&format!("{weight}_quantized"));
     let table = edit.name(&format!("{weight}_scale"));
-    let scale_type = scale_type(scales);
+    let scale_type = scale_type(scales, true);
     let parts =
         vec![(codes.clone(), DataType::Int8, vec![rows, width]), (table.clone(), scale_type, vec![rows, 1])];
     let values = Values::of(edit.model, site)?;

@@ -71,7 +71,7 @@ fn dequantize(
     let codes = edit.name(&format!("{weight}_quantized"));
     let scales = edit.name(&format!("{weight}_scale"));
     let result = edit.name(&format!("{weight}_dequantized"));
-    let scale_type = scale_type(scheme.scales);
+    let scale_type = scale_type(scheme.scales, scheme.symmetric);
     let mut parts = vec![(codes.clone(), code_type, vec![k, n]), (scales.clone(), scale_type, grid.clone())];
     let mut inputs = vec![codes, scales];
     if !scheme.symmetric {
@@ -79,6 +79,8 @@ fn dequantize(
         parts.push((zero_points.clone(), code_type, grid));
         inputs.push(zero_points);
     }
+    let unit = (scheme.scales == ScaleStorage::Byte).then(|| edit.name(&format!("{weight}_scale_unit")));
+    parts.extend(unit.iter().map(|unit| (unit.clone(), DataType::Float, vec![])));
     let values = Values::of(edit.model, site)?;
     let errors = edit.errors.clone();
     let fitted = fitted.map(|fitted| fitted.quantized.clone());
@@ -91,16 +93,23 @@ fn dequantize(
                 None => quantize(&values.matrix()?, scheme, algorithm),
             };
             errors.push(key.0, key.1, made.error);
-            Ok([Some(made.codes), Some(made.scales), made.zero_points].into_iter().flatten().collect())
+            let unit = made.unit.map(|unit| unit.to_le_bytes().to_vec());
+            Ok([Some(made.codes), Some(made.scales), made.zero_points, unit].into_iter().flatten().collect())
         }),
     );
-    if scheme.scales == ScaleStorage::F16 && !half {
+    if scheme.scales != ScaleStorage::F32 && !half {
         let wide = edit.name(&format!("{weight}_scale_float"));
         let cast = edit.name(&format!("{weight}_scale_Cast"));
         let to = node::int_attribute("to", DataType::Float as i64);
         let inner = inputs[1].clone();
         edit.insert_before(site.at.node, node::build("Cast", &cast, &[&inner], &[&wide], vec![to]));
         inputs[1] = wide;
+    }
+    if let Some(unit) = unit {
+        let scaled = edit.name(&format!("{weight}_scale_scaled"));
+        let name = edit.name(&format!("{weight}_scale_Mul"));
+        edit.insert_before(site.at.node, node::build("Mul", &name, &[&inputs[1], &unit], &[&scaled], vec![]));
+        inputs[1] = scaled;
     }
     let name = edit.name(&format!("{weight}_DequantizeLinear"));
     let attributes = vec![

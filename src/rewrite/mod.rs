@@ -174,6 +174,13 @@ fn settle(graph: &mut GraphProto) {
 fn fits(usage: &UsePlan, site: Option<&Site>) -> bool {
     let Some(site) = site else { return false };
     let table = matches!(site.form, Form::Gather);
+    let half = site.operand.delivered == DataType::Float16;
+    match usage.encoding {
+        Encoding::Blocks { scheme, .. } if half && scheme.scales == ScaleStorage::Byte => return false,
+        Encoding::Rows { scales: ScaleStorage::Byte, .. } => return false,
+        Encoding::PackedRows { format, .. } if format.scales == ScaleStorage::Byte => return false,
+        _ => {}
+    }
     if let Encoding::Blocks { scheme, .. } = usage.encoding
         && site.form.makes_rows()
         && scheme.emit != Emit::Qdq
@@ -196,8 +203,10 @@ fn code_type(kind: CodeKind) -> DataType {
 }
 
 /// The ONNX type of stored scales.
-fn scale_type(scales: ScaleStorage) -> DataType {
+fn scale_type(scales: ScaleStorage, symmetric: bool) -> DataType {
     match scales {
+        ScaleStorage::Byte if symmetric => DataType::Int8,
+        ScaleStorage::Byte => DataType::Uint8,
         ScaleStorage::F16 => DataType::Float16,
         ScaleStorage::F32 => DataType::Float,
     }

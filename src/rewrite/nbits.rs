@@ -74,7 +74,7 @@ fn product(
     let column = scheme.bits.bytes(scheme.block);
     let mut parts = vec![
         (codes.clone(), DataType::Uint8, vec![n, blocks, column]),
-        (scales.clone(), scale_type(scheme.scales), vec![n, blocks]),
+        (scales.clone(), scale_type(scheme.scales, scheme.symmetric), vec![n, blocks]),
     ];
     let activation = original.input.first().cloned().unwrap_or_default();
     let mut inputs = vec![activation, codes, scales];

@@ -43,7 +43,7 @@ pub(super) fn encode(
 
     let table = edit.name(&format!("{weight}_quantized"));
     let table_scales = edit.name(&format!("{weight}_scale"));
-    let scale_type = scale_type(format.scales);
+    let scale_type = scale_type(format.scales, true);
     let parts = vec![
         (table.clone(), DataType::Int8, vec![rows, pairs, format.block]),
         (table_scales.clone(), scale_type, vec![rows, 2 * pairs, 1]),

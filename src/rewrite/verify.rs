@@ -55,7 +55,7 @@ impl<'a> Scope<'a> {
         self.tensors.get(name).copied().or_else(|| self.outer.and_then(|outer| outer.get(name)))
     }
 
-    /// The tensor at input `at`, which a Cast may stand before.
+    /// The tensor at input `at`, which a Cast and a Mul by one number may stand before.
     fn input(&self, node: &NodeProto, at: usize) -> Option<&'a TensorProto> {
         node.input.get(at).and_then(|name| self.get(name))
     }
@@ -64,8 +64,16 @@ impl<'a> Scope<'a> {
 fn in_graph(graph: &GraphProto, outer: Option<&Scope<'_>>, found: &mut Vec<String>) {
     let mut scope =
         Scope { tensors: graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect(), outer };
-    for cast in graph.node.iter().filter(|found| node::is(found, "Cast")) {
-        if let (Some(inner), Some(output)) = (scope.input(cast, 0), cast.output.first()) {
+    for step in &graph.node {
+        let unit = match step.op_type() {
+            "Cast" => None,
+            "Mul" => scope.input(step, 1).filter(|unit| unit.dims.is_empty()),
+            _ => continue,
+        };
+        if (step.op_type() == "Cast" || unit.is_some())
+            && let (Some(inner), Some(output)) = (scope.input(step, 0), step.output.first())
+        {
+            found.extend(unit.and_then(finite).map(|what| format!("{}: {what}", node_subject(step))));
             scope.tensors.insert(output, inner);
         }
     }

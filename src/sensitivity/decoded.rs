@@ -12,11 +12,11 @@ pub fn decoded(matrix: &Matrix<'_>, candidate: Candidate, algorithm: Algorithm) 
         Candidate::Blocks(scheme) => decoded_blocks(&quantize(matrix, scheme, algorithm), scheme, k, n),
         Candidate::PackedRows(format) => {
             let (codes, scales, _) = format.quantize(matrix, algorithm);
-            decode_packed_rows(&codes, &scale_values(&scales, format.scales), k, n, format.block)
+            decode_packed_rows(&codes, &floats(&scales, format.scales), k, n, format.block)
         }
         Candidate::Rows(storage) => {
             let made = quantize_rows(matrix, storage, algorithm);
-            let scales = scale_values(&made.scales, storage);
+            let scales = floats(&made.scales, storage);
             let value = |at: usize| Some(f32::from(*made.codes.get(at)? as i8) * scales.get(at / n.max(1))?);
             (0..k * n).map(value).collect()
         }
@@ -25,14 +25,20 @@ pub fn decoded(matrix: &Matrix<'_>, candidate: Candidate, algorithm: Algorithm) 
 
 /// The values `[k,n]` of blocked codes.
 pub fn decoded_blocks(made: &Quantized, scheme: Scheme, k: usize, n: usize) -> Option<Vec<f32>> {
-    let scales = scale_values(&made.scales, scheme.scales);
+    let scales = match made.unit {
+        Some(unit) => {
+            let count = |byte: &u8| if scheme.symmetric { f32::from(*byte as i8) } else { f32::from(*byte) };
+            made.scales.iter().map(|byte| count(byte) * unit).collect()
+        }
+        None => floats(&made.scales, scheme.scales),
+    };
     decode(&made.codes, &scales, made.zero_points.as_deref(), scheme.code_kind(), k, n, scheme.block)
 }
 
-fn scale_values(bytes: &[u8], storage: ScaleStorage) -> Vec<f32> {
+fn floats(bytes: &[u8], storage: ScaleStorage) -> Vec<f32> {
     match storage {
         ScaleStorage::F32 => bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect(),
-        ScaleStorage::F16 => {
+        ScaleStorage::F16 | ScaleStorage::Byte => {
             bytes.as_chunks::<2>().0.iter().map(|c| half::f16::from_le_bytes(*c).to_f32()).collect()
         }
     }

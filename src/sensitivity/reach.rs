@@ -5,7 +5,9 @@ use crate::error::Result;
 use crate::graph::{Site, Values};
 use crate::onnx::Model;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::quant::{Emit, PackedRows, ScaleStorage, Scheme, fp16_scales_fit, row_scheme, survey};
+use crate::quant::{
+    Emit, PackedRows, ScaleStorage, Scheme, byte_scales_fit, fp16_scales_fit, row_scheme, survey,
+};
 
 /// What a look at the values of a weight says of a candidate.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,6 +53,8 @@ pub fn reach(model: &Model, site: &Site, candidate: Candidate) -> Result<Reach> 
     let storage = match wanted {
         ScaleStorage::F16 if fit => ScaleStorage::F16,
         ScaleStorage::F16 if half => return Ok(Reach::ScalesTooFine),
+        ScaleStorage::Byte if byte_scales_fit(&seen) => ScaleStorage::Byte,
+        ScaleStorage::Byte if fit => ScaleStorage::F16,
         _ => ScaleStorage::F32,
     };
     Ok(Reach::Fits(match candidate {

@@ -93,7 +93,7 @@ pub fn compensate(
     let blocks = scheme.blocks(k);
     let mut coded = Coded {
         codes: vec![0.0; k * width],
-        grid: Grid { scales: vec![0.0; blocks * width], zeros: vec![0.0; blocks * width] },
+        grid: Grid { scales: vec![0.0; blocks * width], zeros: vec![0.0; blocks * width], unit: start.unit },
     };
     let mut left = 0;
     for (strip, codes) in &strips {
@@ -145,6 +145,7 @@ impl Coded {
             codes,
             scales: self.grid.scale_bytes(scheme.scales),
             zero_points: self.grid.zero_point_bytes(scheme),
+            unit: self.grid.unit,
             error,
         }
     }

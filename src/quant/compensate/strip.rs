@@ -7,7 +7,7 @@ use faer::mat::MatRef;
 use super::prepared::Prepared;
 use super::{LEAST_GAIN, ROUNDS, Steps, descent, gptq, refit};
 use crate::linalg;
-use crate::quant::grid::Grid;
+use crate::quant::grid::{Grid, whole_units};
 use crate::quant::levels::Levels;
 use crate::quant::rounding::{bound, round_to_f16};
 use crate::quant::scheme::{ScaleStorage, Scheme};
@@ -22,7 +22,8 @@ pub(super) struct Strip {
     pub zeros: Vec<f32>,
     pub lowest: f32,
     pub highest: f32,
-    storage: ScaleStorage,
+    scheme: Scheme,
+    unit: f32,
     /// Largest magnitude and least scale of each block, as the survey of the weight promised.
     bounds: Vec<(f32, f32)>,
 }
@@ -62,7 +63,8 @@ impl Strip {
             zeros: cut(&start.zeros),
             lowest: levels.lowest,
             highest: levels.highest,
-            storage: scheme.scales,
+            scheme,
+            unit: start.unit.unwrap_or(1.0),
             bounds,
         }
     }
@@ -99,9 +101,11 @@ impl Strip {
             return None;
         }
         let magnitude = bound(magnitude, least, largest);
-        let stored = match self.storage {
+        let stored = match self.scheme.scales {
             ScaleStorage::F32 => magnitude.max(f32::MIN_POSITIVE),
             ScaleStorage::F16 => round_to_f16(magnitude),
+            ScaleStorage::Byte if !self.scheme.symmetric && scale < 0.0 => return None,
+            ScaleStorage::Byte => whole_units(magnitude, self.unit, self.scheme.most_units()),
         };
         Some(stored.copysign(scale))
     }

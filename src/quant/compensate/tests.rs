@@ -116,6 +116,7 @@ proptest! {
     fn codes_and_scales_are_those_of_the_scheme(
         k in 1usize..40, n in 1usize..20, block in prop::sample::select(vec![16usize, 32]),
         symmetric in any::<bool>(), eight in any::<bool>(), seed in 0u64..1000, dead in any::<bool>(),
+        scales in prop::sample::select(vec![ScaleStorage::F16, ScaleStorage::Byte]),
     ) {
         let weight = numbers(k * n, seed);
         let mut h = moments(k, seed + 7);
@@ -127,7 +128,7 @@ proptest! {
             }
         }
         let bits = if eight { Bits::Eight } else { Bits::Four };
-        let scheme = Scheme { bits, block, symmetric, scales: ScaleStorage::F16, emit: Emit::Qdq };
+        let scheme = Scheme { bits, block, symmetric, scales, emit: Emit::Qdq };
         let bytes = bytes_of(&weight);
         let matrix = Matrix::new(&bytes, Element::F32, Layout::row_major(k, n)).unwrap();
         let start = fit(&matrix, scheme, Algorithm::Search);
@@ -139,7 +140,14 @@ proptest! {
         }
         for scale in &coded.grid.scales {
             prop_assert!(scale.is_finite() && *scale != 0.0);
-            prop_assert_eq!(half::f16::from_f32(*scale).to_f32(), *scale);
+            match coded.grid.unit {
+                Some(unit) => {
+                    let code = (scale / unit).round();
+                    let most = if symmetric { 127.0 } else { 255.0 };
+                    prop_assert!(code * unit == *scale && code.abs() <= most, "{} of {}", scale, unit);
+                }
+                None => prop_assert_eq!(half::f16::from_f32(*scale).to_f32(), *scale),
+            }
         }
     }
 }

@@ -55,7 +55,7 @@ pub fn fit(matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Grid {
 pub(super) fn fit_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Grid {
     let (k, n) = (matrix.k(), matrix.n());
     let count = scheme.blocks(k) * n;
-    let mut grid = Grid { scales: vec![0.0; count], zeros: vec![0.0; count] };
+    let mut grid = Grid { scales: vec![0.0; count], zeros: vec![0.0; count], unit: None };
     if count == 0 {
         return grid;
     }
@@ -78,7 +78,7 @@ pub(super) fn fit_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm: Alg
             simd.run(FitTile { tile, panel, levels: &levels, algorithm, magnitudes, scales, zeros });
         }
     });
-    grid
+    grid.in_units(scheme)
 }
 
 /// Values of a tile: 64 KiB.
@@ -126,7 +126,7 @@ impl Kernel for FitTile<'_> {
                 }
                 Algorithm::Search | Algorithm::Gptq | Algorithm::Auto => search::fit(self.panel, self.levels),
             };
-            let choice = self.panel.finish(choice);
+            let choice = self.panel.finish(choice, self.levels);
             scales.copy_from_slice(&choice.scale[..scales.len()]);
             zeros.copy_from_slice(&choice.zero[..zeros.len()]);
         }

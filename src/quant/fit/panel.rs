@@ -90,8 +90,9 @@ impl Panel {
         let largest = if overflow < max_abs { overflow } else { max_abs };
         let magnitude = bound(scale.abs(), levels.least_scale(max_abs), largest) * self.unit[l];
         let stored = match levels.scales {
-            ScaleStorage::F32 if magnitude > f32::MIN_POSITIVE => magnitude,
-            ScaleStorage::F32 => f32::MIN_POSITIVE,
+            // Whole units need the largest scale of the tensor: they are made of the finished grid.
+            ScaleStorage::F32 | ScaleStorage::Byte if magnitude > f32::MIN_POSITIVE => magnitude,
+            ScaleStorage::F32 | ScaleStorage::Byte => f32::MIN_POSITIVE,
             ScaleStorage::F16 => round_to_f16(magnitude),
         };
         (stored * self.inverse_unit[l]).copysign(scale)
@@ -122,12 +123,14 @@ impl Panel {
         Sums { rr, rd, dd }
     }
 
-    /// The choice in the unit of the matrix. A column of zeros gets scale 1 and zero point 0.
+    /// The choice in the unit of the matrix. A column of zeros gets scale 1 and zero point 0, or the least scale where
+    /// the largest one counts for all.
     #[inline(always)]
-    pub fn finish(&self, mut choice: Choice) -> Choice {
+    pub fn finish(&self, mut choice: Choice, levels: &Levels) -> Choice {
+        let any = if levels.scales == ScaleStorage::Byte { f32::MIN_POSITIVE } else { 1.0 };
         for l in 0..LANES {
             let zero_column = self.max_abs(l) == 0.0;
-            choice.scale[l] = if zero_column { 1.0 } else { choice.scale[l] * self.unit[l] };
+            choice.scale[l] = if zero_column { any } else { choice.scale[l] * self.unit[l] };
             choice.zero[l] = if zero_column { 0.0 } else { choice.zero[l] };
         }
         choice
