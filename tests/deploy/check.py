@@ -29,7 +29,8 @@ from onnx import TensorProto, helper, numpy_helper
 OPTION_SETS = {
     "block 32": "-p high_accuracy --block-size 32 --no-repair",
     "compression": "-p high_compression --no-repair",
-    "adas": "-p automotive_adas --embeddings int8 --algorithm search",
+    "small": "-p high_compression --block-size 16 --scales int8 --no-repair --algorithm search",
+    "adas": "-p automotive_adas --embeddings int8 --algorithm search --scales int8",
     "medical": "-p medical_grade --head int8 --external-data --algorithm search",
     "int8": "-p medical_grade --no-repair --tensor *=int8 --algorithm search",
     "nbits": "-p high_accuracy --block-size 32 --no-repair --emit matmulnbits",
@@ -264,6 +265,8 @@ def stored_small(nodes, constants):
             takers = [other for other in nodes if node.output[0] in other.input]
             if len(takers) != 1 or takers[0].op_type != "Mul" or takers[0].input[1] not in constants:
                 continue
+            if any(takers[0].output[0] in other.input and is_blocked(other) for other in nodes):
+                continue
             floats = floats * numpy_helper.to_array(constants[takers[0].input[1]])
             chain += takers
         yield chain, numpy_helper.from_array(floats, chain[-1].output[0])
@@ -353,13 +356,15 @@ def at_level(model, level):
 
 
 def scale_of(name, constants, producers):
-    if name in constants:
+    """Scales as they are used: stored so, behind a Cast, or behind a Cast and a Mul by one number."""
+    maker = producers.get(name)
+    if maker is None:
         return numpy_helper.to_array(constants[name])
-    cast = producers[name]
-    if cast.op_type != "Cast":
-        raise ValueError(f"scale {name} comes from {cast.op_type}")
-    kind = helper.tensor_dtype_to_np_dtype(attribute(cast, "to", TensorProto.FLOAT))
-    return numpy_helper.to_array(constants[cast.input[0]]).astype(kind)
+    inner = scale_of(maker.input[0], constants, producers)
+    if maker.op_type == "Mul":
+        return inner * numpy_helper.to_array(constants[maker.input[1]])
+    assert maker.op_type == "Cast", maker.op_type
+    return inner.astype(helper.tensor_dtype_to_np_dtype(attribute(maker, "to", 0)))
 
 
 def codes_of(tensor):
