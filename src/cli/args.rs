@@ -180,7 +180,7 @@ pub(super) struct Rewrite {
     #[arg(long)]
     pub freeze_inputs: bool,
     /// The ONNX Runtime that is to run the result: the report warns of what it would not load or fuse
-    #[arg(long, value_name = "ort-1.N", value_parser = target)]
+    #[arg(long, value_name = "ort-1.N|ort-web", value_parser = target)]
     pub target: Option<Release>,
     /// Put weights into FILE_data beside the output
     #[arg(long)]
@@ -612,9 +612,9 @@ impl PresetArgs {
     }
 }
 
-/// A release of ONNX Runtime: `ort-1.24`.
+/// A release of ONNX Runtime: `ort-1.24`, or `ort-web`.
 fn target(text: &str) -> std::result::Result<Release, String> {
-    let known: Vec<String> = Release::targets().map(Release::target).collect();
+    let known: Vec<String> = Release::targets().map(Release::target).chain(["ort-web".to_owned()]).collect();
     Release::named(text).ok_or_else(|| format!("one of {} is expected", known.join(", ")))
 }
 

@@ -152,11 +152,12 @@ fn examine(
         return reason;
     }
     let input = user.input.first().map_or("", String::as_str);
-    if user.op_type() == "MatMul" && rank(index, input, 32) == Some(2) && joins_addition(index, user, *n) {
+    let rank = rank(index, input, 32).or_else(|| ranks.get(input).copied());
+    // ONNX Runtime may know a rank that is not known here.
+    if user.op_type() == "MatMul" && rank.is_none_or(|rank| rank == 2) && joins_addition(index, user, *n) {
         return Err("ONNX Runtime makes a Gemm of it and the Add behind it".to_owned());
     }
     // What ONNX Runtime before 1.25 turns into a Gemm before it looks: of matrices, or of sizes that are all known.
-    let rank = ranks.get(input).copied();
     let becomes_gemm =
         adds_vector(index, user, *n) && (rank.is_none_or(|rank| rank <= 2) || has_fixed_inputs(index));
     let half = tensor::data_type(scale) == Some(DataType::Float16) && !is_folded;

@@ -76,8 +76,16 @@ pub fn ranks<'g>(index: &Index<'g>) -> HashMap<&'g str, usize> {
             "Gather" => of(0).zip(of(1)).and_then(|(data, ids)| (data + ids).checked_sub(1)),
             "Reshape" => node.input.get(1).and_then(|shape| length(index, shape)),
             "Shape" => Some(1),
+            "Expand" => of(0).zip(node.input.get(1).and_then(|s| length(index, s))).map(|(a, b)| a.max(b)),
             "Unsqueeze" => of(0).zip(axes(index, node)).map(|(rank, axes)| rank + axes),
-            "ReduceMean" | "ReduceSum" if node::int(node, "keepdims", 1) == 1 => of(0),
+            "Squeeze" => of(0).zip(axes(index, node)).and_then(|(rank, axes)| rank.checked_sub(axes)),
+            "ReduceMean" | "ReduceSum" | "ReduceMax" | "ReduceMin" | "ReduceL2" => {
+                match node::int(node, "keepdims", 1) {
+                    1 => of(0),
+                    _ => of(0).zip(axes(index, node)).and_then(|(rank, axes)| rank.checked_sub(axes)),
+                }
+            }
+            "MaxPool" | "AveragePool" | "GlobalMaxPool" | "GlobalAveragePool" => of(0),
             "Constant" => node.output.first().and_then(|name| Some(operand(index, name)?.dims.len())),
             "Relu" | "Gelu" | "Tanh" | "Sigmoid" | "Erf" | "Cast" | "Identity" | "Dropout" | "Softmax"
             | "LogSoftmax" | "LeakyRelu" | "Elu" | "Clip" | "HardSwish" | "HardSigmoid" | "Transpose"
@@ -112,7 +120,7 @@ fn length(index: &Index<'_>, shape: &str) -> Option<usize> {
     parts.sum()
 }
 
-/// How many dimensions an Unsqueeze adds.
+/// How many dimensions an Unsqueeze adds, or a Squeeze or a reduction removes.
 fn axes(index: &Index<'_>, node: &NodeProto) -> Option<usize> {
     match node::ints(node, "axes") {
         Some(axes) => Some(axes.len()),

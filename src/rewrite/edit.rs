@@ -3,13 +3,15 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Errors;
-use crate::graph::{Index, Path};
+use crate::graph::{Index, Path, ranks};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Draft, LazyPart, Model, Produce, tensor, walk};
 
 pub(super) struct Edit<'m> {
     pub(super) model: &'m Model,
     index: Index<'m>,
+    /// Of values of the original, where all graphs that have one of the name agree.
+    ranks: HashMap<&'m str, Option<usize>>,
     pub(super) errors: Errors,
     proto: ModelProto,
     names: HashSet<String>,
@@ -31,9 +33,16 @@ pub(super) struct Edit<'m> {
 
 impl<'m> Edit<'m> {
     pub(super) fn new(model: &'m Model, errors: Errors) -> Self {
+        let index = Index::new(model.graph(), model.proto.ir_version());
+        let mut known: HashMap<&str, Option<usize>> = HashMap::new();
+        for (name, rank) in index.all().flat_map(|here| ranks(&here)) {
+            let agreed = known.entry(name).or_insert(Some(rank));
+            *agreed = agreed.filter(|other| *other == rank);
+        }
         Self {
             model,
-            index: Index::new(model.graph(), model.proto.ir_version()),
+            index,
+            ranks: known,
             errors,
             proto: model.proto.clone(),
             names: walk::names(&model.proto),
@@ -64,6 +73,11 @@ impl<'m> Edit<'m> {
     /// The model, looked at from the graph of node `at`.
     pub(super) fn index(&self, at: usize) -> Index<'m> {
         self.index.of(at)
+    }
+
+    /// The rank of a value of the original, where it is known.
+    pub(super) fn rank(&self, value: &str) -> Option<usize> {
+        self.ranks.get(value).copied().flatten()
     }
 
     /// Node `at`, as it is now.

@@ -49,7 +49,8 @@ pub(super) fn encode(
                 *slot = dequantized;
             }
             let input = original.input.first().map_or("", String::as_str);
-            let matrix = rank(&edit.index(site.at.node), input, 32) == Some(2);
+            let known = rank(&edit.index(site.at.node), input, 32).or_else(|| edit.rank(input));
+            let matrix = known.is_none_or(|rank| rank == 2);
             matmul(edit, site, &original, matrix, shift.as_deref())
         }
     }
@@ -199,7 +200,7 @@ fn reshape(
     node::build("Reshape", &name, &[input, &shape], &[output], vec![])
 }
 
-/// Keeps what follows a MatMul from hiding its product; `matrix` is whether that is of rank 2.
+/// Keeps what follows a MatMul from hiding its product; `matrix` is whether that may be of rank 2.
 fn matmul(
     edit: &mut Edit<'_>,
     site: &Site,
