@@ -4,7 +4,8 @@
 usage: figures.py EFQ MODELS [--rows TEXT]
 
 EFQ is a release binary, MODELS a folder with minilm, minilm_sections, digits_vit and byte_gpt as .onnx and
-their .npz. Needs numpy, onnx, onnxruntime. Prints one Markdown row a measurement.
+their .npz, and prose.npz (benches/prose.py) for other texts. Needs numpy, onnx, onnxruntime. Prints one Markdown row
+a measurement.
 """
 import argparse, json, os, pathlib, subprocess, sys, tempfile, time
 import numpy as np, onnx, onnxruntime as ort
@@ -125,6 +126,15 @@ def main():
                   ("byte_gpt", "byte_gpt.test"), ("digits_vit", "digits_vit.test")]
         blocks = ["-p", "high_accuracy", "--block-size", "32", "--validate", "never"]
         small = ["-p", "high_compression", "--validate", "never"]
+        few = pathlib.Path(folder) / "minilm.calib32.npz"
+        np.savez(few, **{name: values[:32] for name, values in load("minilm.calib").items()})
+        prose = models / "prose.npz"
+
+        def on_other_texts(model):
+            if model != "minilm" or not prose.exists():
+                return ""
+            return f", on other texts {deployed(models / 'minilm.onnx', out, load('prose'))[0]:.4f}"
+
         for model, test in fitted if args.rows in "calibration" else []:
             samples = ["--calibration", str(models / f"{model}.calib.npz")]
             head = ["--head", "int4"] if model == "byte_gpt" else []
@@ -132,6 +142,7 @@ def main():
             if model in ("minilm", "digits_vit"):
                 runs.append(small + samples)
             if model == "minilm":
+                runs.append(blocks + ["--calibration", str(few)])
                 runs += [small + ["--target-size", size] + samples for size in ("14.7MB", "18.7MB")]
             for options in runs:
                 begun = time.perf_counter()
@@ -139,12 +150,11 @@ def main():
                 took = time.perf_counter() - begun
                 rel, kl, fused = deployed(models / f"{model}.onnx", out, load(test))
                 shown = [pathlib.Path(option).name for option in options]
-                row(model, shown, os.path.getsize(out), f"relative L2 {rel:.4f}, KL {kl:.5f}, {fused} fused, {took:.1f} s")
+                row(model, shown, os.path.getsize(out), f"relative L2 {rel:.4f}, KL {kl:.5f}{on_other_texts(model)}, {fused} fused, {took:.1f} s")
 
         # What each step of the fitting adds, on other texts too where there are some. Needs
         # `cargo build --release --example steps`.
-        steps = ["carry", "refit", "descent", "sequential", "asymmetric", "bias", "kernel"]
-        prose = models / "prose.npz"
+        steps = ["carry", "refit", "descent", "sequential", "asymmetric", "bias", "kernel", "damping", "beside"]
         for model, test in fitted if args.rows == "ablation" else []:
             calibration = models / f"{model}.calib.npz"
             for count in range(len(steps) + 1):
@@ -153,10 +163,7 @@ def main():
                 if skipped := json.loads(done.stdout)["fitting"]["skipped"]:
                     sys.exit(f"{model} was not calibrated: {skipped}")
                 rel, kl, _ = deployed(models / f"{model}.onnx", out, load(test))
-                other_texts = ""
-                if model == "minilm" and prose.exists():
-                    other_texts = f", on other texts {deployed(models / 'minilm.onnx', out, load('prose'))[0]:.4f}"
-                row(model, steps[:count], os.path.getsize(out), f"relative L2 {rel:.4f}, KL {kl:.5f}{other_texts}")
+                row(model, steps[:count], os.path.getsize(out), f"relative L2 {rel:.4f}, KL {kl:.5f}{on_other_texts(model)}")
 
         presets = ["high_accuracy", "high_compression", "medical_grade", "automotive_adas", "balanced_production", "manufacturing_qc"]
         for model in ("digits_vit", "minilm_sections", "byte_gpt"):

@@ -1,5 +1,6 @@
 //! Rewrites a model with some steps of the fitting left out, to measure what each adds:
-//! `steps MODEL CALIBRATION OUT [STEP...]`, steps: carry refit descent sequential asymmetric bias kernel.
+//! `steps MODEL CALIBRATION OUT [STEP...]`, steps: carry refit descent sequential asymmetric bias kernel
+//! damping beside.
 
 use std::{env, error::Error, path::PathBuf, process::ExitCode};
 
@@ -27,7 +28,8 @@ fn run() -> Result<(), Box<dyn Error>> {
         return Err("usage: steps MODEL CALIBRATION OUT [STEP...]".into());
     };
     let has = |name: &str| steps.iter().any(|step| step == name);
-    let known = ["carry", "refit", "descent", "sequential", "asymmetric", "bias", "kernel"];
+    let known =
+        ["carry", "refit", "descent", "sequential", "asymmetric", "bias", "kernel", "damping", "beside"];
     if let Some(unknown) = steps.iter().find(|step| !known.contains(&step.as_str())) {
         return Err(format!("step '{unknown}' is none of {}", known.join(", ")).into());
     }
@@ -50,6 +52,8 @@ fn run() -> Result<(), Box<dyn Error>> {
             asymmetric: has("asymmetric"),
             bias: has("bias"),
             kernel: has("kernel"),
+            damping: has("damping"),
+            beside: has("beside"),
         },
         ..RewriteOptions::new(model, settings)
     };

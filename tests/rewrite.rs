@@ -75,12 +75,8 @@ fn dequantized(model: &Model, value: &str) -> Vec<f32> {
     let codes = initializer(model, &node.input[0]);
     let (rows, columns) = (codes.dims[0] as usize, codes.dims[1] as usize);
     let block = node::int(node, "block_size", 0) as usize;
-    let scale = match producer(model, &node.input[1]) {
-        Some(cast) => initializer(model, &cast.input[0]),
-        None => initializer(model, &node.input[1]),
-    };
-    assert_eq!(scale.dims, [rows.div_ceil(block) as i64, columns as i64]);
-    let scales = tensor::floats(scale).unwrap();
+    let (shape, scales) = constant_scales(model, &node.input[1]);
+    assert_eq!(shape, [rows.div_ceil(block) as i64, columns as i64]);
     assert!(scales.iter().all(|scale| scale.is_finite() && *scale != 0.0), "scales of '{value}'");
     let zeros = node.input.get(2).map(|name| integers(initializer(model, name)));
     let codes = integers(codes);
@@ -90,6 +86,33 @@ fn dequantized(model: &Model, value: &str) -> Vec<f32> {
             (codes[at] - zeros.as_ref().map_or(0, |zeros| zeros[group])) as f32 * scales[group]
         })
         .collect()
+}
+
+/// Shape and values of scales, behind a Cast or behind a Cast and a Mul by their unit.
+fn constant_scales(model: &Model, value: &str) -> (Vec<i64>, Vec<f32>) {
+    let Some(node) = producer(model, value) else {
+        let tensor = initializer(model, value);
+        return (tensor.dims.clone(), tensor::floats(tensor).unwrap());
+    };
+    let (dims, values) = match producer(model, &node.input[0]) {
+        None => {
+            let tensor = initializer(model, &node.input[0]);
+            let whole = matches!(tensor.data_type(), 2 | 3);
+            let values = if whole {
+                integers(tensor).into_iter().map(|code| code as f32).collect()
+            } else {
+                tensor::floats(tensor).unwrap()
+            };
+            (tensor.dims.clone(), values)
+        }
+        Some(_) => constant_scales(model, &node.input[0]),
+    };
+    if node.op_type() == "Cast" {
+        return (dims, values);
+    }
+    assert_eq!(node.op_type(), "Mul");
+    let unit = tensor::floats(initializer(model, &node.input[1])).unwrap()[0];
+    (dims, values.into_iter().map(|value| value * unit).collect())
 }
 
 /// Integers of 4 or 8 bits.
@@ -155,6 +178,63 @@ fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 const ROWS: usize = 3;
 const K: usize = 150;
 const N: usize = 37;
+
+/// Scales of 8 bits take half the bytes of those of 16, lose little, and the layers stay fused.
+#[test]
+fn scales_of_8_bits_count_units_of_their_tensor() {
+    let net = Net::linear(512, 256);
+    let w = tensor::floats(initializer(&Model::from_proto(net.model.clone()), "w")).unwrap();
+    let mut stored = Vec::new();
+    for (form, scales) in
+        [("--asymmetric", "fp16"), ("--asymmetric", "int8"), ("--symmetric", "fp16"), ("--symmetric", "int8")]
+    {
+        let (folder, model) = rewritten(&net, &["--block-size", "32", "--scales", scales, form]);
+        let product = producer(&model, "logits").unwrap();
+        let error = distance(&dequantized(&model, &product.input[1]), &w);
+        let found = report(&folder);
+        assert_eq!(
+            (&found["fusion"]["fused"], &found["fusion"]["total"]),
+            (&1.into(), &1.into()),
+            "{scales}"
+        );
+        let told = found["tensors"][0]["relative_error"].as_f64().unwrap();
+        assert!((told - error).abs() < 1e-5, "{scales}: told {told}, found {error}");
+        stored.push((found["tensors"][0]["bytes_after"].as_u64().unwrap(), error));
+    }
+    for pair in stored.chunks_exact(2) {
+        let [(halves, exact), (bytes, rounded)] = pair else { unreachable!() };
+        // 16 blocks of 256 columns, a byte less each; four bytes are the unit.
+        assert_eq!(halves - bytes, 16 * 256 - 4);
+        assert!(*rounded < exact * 1.05 && *rounded < 0.1, "{rounded} after {exact}");
+    }
+}
+
+/// ONNX Runtime makes a Gemm of a MatMul of matrices and an Add of one row; a product whose rank nothing tells may
+/// be such a one.
+#[test]
+fn a_product_of_unknown_rank_is_kept_from_becoming_a_gemm() {
+    let net = |dims: &[&str], activation: &str| {
+        Net::new()
+            .input("x", DataType::Float, dims)
+            .input("shape", DataType::Int64, &["sizes"])
+            .output("y", DataType::Float, &[])
+            .with(|graph| graph.output[0].r#type = None)
+            .floats("w", &[64, 48], &noise(64 * 48, 3))
+            .floats("b", &[1, 48], &noise(48, 4))
+            .node("Reshape", "reshape", &["x", "shape"], &["reshaped"], vec![])
+            .node("MatMul", "product", &[activation, "w"], &["p"], vec![])
+            .node("Add", "add", &["p", "b"], &["y"], vec![])
+    };
+    let guarded = |net: &Net| {
+        let (folder, model) = rewritten(net, &["--head", "int4"]);
+        let found = report(&folder);
+        assert_eq!((&found["fusion"]["fused"], &found["fusion"]["total"]), (&1.into(), &1.into()));
+        operators(&model).contains(&"Sub")
+    };
+    assert!(guarded(&net(&["batch", "64"], "reshaped")), "of unknown rank");
+    assert!(guarded(&net(&["batch", "64"], "x")), "of matrices");
+    assert!(!guarded(&net(&["batch", "time", "64"], "x")), "of rank 3");
+}
 
 /// A Gemm in all its forms computes alpha · X · W' + beta · C, with W' as the file says, and is fused.
 #[test]
@@ -621,7 +701,7 @@ fn a_table_of_4_bits_is_raised_to_8_and_then_kept() {
     done(&folder.efq(&[DRY, &["--plan", "p.json"]].concat()));
     let model = load(&folder.join("m.onnx")).unwrap();
     let text = String::from_utf8(folder.read("p.json")).unwrap();
-    let mut plan = efq::plan::Plan::from_json(&text, &model, &model.digest()).unwrap();
+    let mut plan = efq::plan::Plan::from_json(&text, &model, model.digest()).unwrap();
     let at = plan.decisions.iter().position(|decision| decision.tensor == "table").unwrap();
     let mut passed =
         vec![(plan.decisions[at].uses[0].encoding.name(), plan.decisions[at].bytes_after as i64)];

@@ -124,7 +124,8 @@ pub(super) fn fit(
     let few = shared.sums.as_ref().is_some_and(|(train, held)| train.rows() + held.rows() < FEW * k);
     let tried = match likeness {
         Likeness::Rough => FIRM..DAMPINGS.len(),
-        Likeness::Close => 0..DAMPINGS.len(),
+        Likeness::Close if steps.damping => 0..DAMPINGS.len(),
+        Likeness::Close => 0..FIRM,
     };
     let mut chosen = if few { FIRM } else { tried.start };
     let mut errors = None;

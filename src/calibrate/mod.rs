@@ -64,6 +64,10 @@ pub struct Steps {
     pub bias: bool,
     /// Activations are rounded as the deployed kernel rounds them.
     pub kernel: bool,
+    /// Dampings are compared on held-out rows; otherwise the one that trusts the samples is taken.
+    pub damping: bool,
+    /// Made-up samples go beside real ones.
+    pub beside: bool,
 }
 
 impl Default for Steps {
@@ -74,6 +78,8 @@ impl Default for Steps {
             asymmetric: true,
             bias: true,
             kernel: true,
+            damping: true,
+            beside: true,
         }
     }
 }

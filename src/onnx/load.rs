@@ -1,6 +1,7 @@
 //! Path → model: finding the file, mapping it, and decoding the graph without copying a weight.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -112,6 +113,7 @@ fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Model> {
         side_paths: side.paths(),
         sides: side.contents(),
         unknown,
+        digest: Arc::default(),
     };
     Ok(Model { proto, source })
 }

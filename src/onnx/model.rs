@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -29,6 +30,20 @@ pub(super) struct Source {
     pub(super) side_paths: Vec<PathBuf>,
     pub(super) sides: Vec<Bytes>,
     pub(super) unknown: Vec<UnknownField>,
+    /// Digest of the files, once it is known.
+    pub(super) digest: Arc<OnceLock<String>>,
+}
+
+impl Source {
+    fn digest(&self) -> &str {
+        self.digest.get_or_init(|| {
+            let mut hasher = Sha256::new_with_prefix(&self.bytes);
+            for side in &self.sides {
+                hasher.update(side);
+            }
+            hex(&hasher.finalize())
+        })
+    }
 }
 
 impl Model {
@@ -69,12 +84,15 @@ impl Model {
     }
 
     /// SHA-256 of the `.onnx` file, followed by its side files in the order of their paths, as lower-case hex.
-    pub fn digest(&self) -> String {
-        let mut hasher = Sha256::new_with_prefix(&self.source.bytes);
-        for side in &self.source.sides {
-            hasher.update(side);
-        }
-        hex(&hasher.finalize())
+    pub fn digest(&self) -> &str {
+        self.source.digest()
+    }
+
+    /// Begins with [`Self::digest`] on a thread of its own, so that it is known when it is asked for.
+    pub fn digest_ahead(&self) {
+        let source = self.source.clone();
+        // Without a thread it is computed when it is asked for.
+        let _ = std::thread::Builder::new().spawn(move || source.digest().len());
     }
 
     /// Version of the default operator set, 0 if the model imports none.

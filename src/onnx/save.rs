@@ -38,6 +38,8 @@ pub struct Draft<'a> {
     pub lazy: HashMap<String, LazyPart>,
     /// What [`LazyPart::group`] indexes.
     pub groups: Vec<Produce<'a>>,
+    /// Encoded fields of the message that are produced after all others.
+    pub closing: Option<LazyPart>,
 }
 
 impl Draft<'_> {
@@ -48,7 +50,7 @@ impl Draft<'_> {
     pub fn to_bytes(&self) -> Result<Bytes> {
         let mut bytes = Vec::new();
         let mut current: Option<(usize, Vec<Vec<u8>>)> = None;
-        for piece in encode(&self.proto, &self.lazy) {
+        for piece in encode(&self.proto, &self.lazy).into_iter().chain(self.closing.map(Piece::Lazy)) {
             match piece {
                 Piece::Bytes(part) => bytes.extend_from_slice(&part),
                 Piece::Lazy(lazy) => {
@@ -96,12 +98,15 @@ impl Layout {
     /// # Errors
     /// [`crate::error::Kind::Limit`] when what must stay inline passes 2 GiB.
     pub fn new(draft: &Draft<'_>, target: &Path, options: SaveOptions) -> Result<Self> {
-        let inline = encode(&draft.proto, &draft.lazy);
+        let closing = draft.closing.map(Piece::Lazy);
+        let mut inline = encode(&draft.proto, &draft.lazy);
+        inline.extend(closing.clone());
         if !options.external && total(&inline) <= INLINE_BYTES {
             return Ok(Self { model: inline, side: Vec::new() });
         }
         let (proto, side) = move_out(draft, &side_name(target));
-        let model = encode(&proto, &HashMap::new());
+        let mut model = encode(&proto, &HashMap::new());
+        model.extend(closing);
         if total(&model) > limits::MODEL_BYTES {
             return Err(Error::limit(
                 target.display().to_string(),

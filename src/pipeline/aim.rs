@@ -37,7 +37,7 @@ pub(super) struct Workshop<'a> {
     pub target: &'a std::path::Path,
     pub fitting: Fitting<'a>,
     pub judge: Judge<'a>,
-    pub notes: Notes,
+    pub notes: Notes<'a>,
     pub progress: &'a dyn Progress,
 }
 

@@ -16,7 +16,7 @@ use crate::preset::{Preset, builtin_names};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Bits, Emit, PackedRows, ScaleStorage, Scheme};
 use crate::report::{Analysis, AnalyzedCandidate, AnalyzedTensor, Recommendation, Trial};
-use crate::rewrite::rewrite as carry_out;
+use crate::rewrite::{Metadata, rewrite as carry_out};
 use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
 use crate::settings::{Overrides, Settings};
 use crate::validate::Outcome;
@@ -109,7 +109,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     tensors.sort_by(|a, b| hurt(b).total_cmp(&hurt(a)));
     Ok(Analysis {
         schema: crate::report::SCHEMA,
-        model: file(&model, model.path(), &model.digest()),
+        model: file(&model, model.path(), model.digest()),
         measured_at_output: options.data.is_some(),
         tensors,
         recommendation,
@@ -203,7 +203,7 @@ fn by_trial(
         if !plan.changes_anything() {
             continue;
         }
-        let draft = carry_out(model, known, &plan, &HashMap::new(), &[])?.draft;
+        let draft = carry_out(model, known, &plan, &HashMap::new(), Metadata::none())?.draft;
         let bytes = draft.to_bytes()?;
         let size = bytes.len() as u64;
         let rewritten = load_bytes(bytes)?;

@@ -382,7 +382,7 @@ impl Item {
 
 /// The exact bytes of the file that `plan` gives.
 pub(super) fn size(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes: &Notes) -> Result<u64> {
-    let draft = carry_out(model, known, plan, &HashMap::new(), &notes.metadata(plan))?.draft;
+    let draft = carry_out(model, known, plan, &HashMap::new(), notes.metadata(plan))?.draft;
     let (file, side) = Layout::new(&draft, model.path(), SaveOptions::default())?.sizes();
     // A bias that takes up the mean of an error is stored under a name of its own.
     Ok(file + side + plan.blocked_uses() as u64 * CORRECTED_NAME)

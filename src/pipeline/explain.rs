@@ -97,8 +97,8 @@ pub fn explain(options: &ExplainOptions, progress: &dyn Progress) -> Result<Expl
     tensors.sort_by(|a, b| b.error.total_cmp(&a.error).then(a.tensor.cmp(&b.tensor)));
     Ok(Explanation {
         schema: crate::report::SCHEMA,
-        original: file(&original, original.path(), &original.digest()),
-        rewritten: file(&rewritten, rewritten.path(), &rewritten.digest()),
+        original: file(&original, original.path(), original.digest()),
+        rewritten: file(&rewritten, rewritten.path(), rewritten.digest()),
         output,
         data: provenance(&all),
         samples: samples.len(),

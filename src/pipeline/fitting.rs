@@ -148,7 +148,7 @@ impl<'a> Fitting<'a> {
         }
         let beside = match self.beside.take() {
             Some(known) => known,
-            None if samples.are_real() => {
+            None if samples.are_real() && self.options.steps.beside => {
                 self.made_up_beside(model, known, &output.name, &samples.list, progress)?
             }
             None => Vec::new(),
@@ -178,7 +178,7 @@ impl<'a> Fitting<'a> {
         let likeness = if *likeness == Likeness::Close { CLOSE } else { "rough" };
         let about = [
             ("efq_version", env!("CARGO_PKG_VERSION").to_owned()),
-            (MODEL, model.digest()),
+            (MODEL, model.digest().to_owned()),
             (SOURCE, source),
             (SAMPLES, samples.list.len().to_string()),
             (LIKENESS, likeness.to_owned()),

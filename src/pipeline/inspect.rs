@@ -47,7 +47,7 @@ pub fn inspect(path: &Path, settings: &Settings) -> Result<Inspection> {
     tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.bytes));
     Ok(Inspection {
         schema: crate::report::SCHEMA,
-        model: file(&model, model.path(), &model.digest()),
+        model: file(&model, model.path(), model.digest()),
         ir_version: model.proto.ir_version(),
         producer: format!("{} {}", model.proto.producer_name(), model.proto.producer_version())
             .trim()

@@ -132,6 +132,13 @@ pub struct Done {
     pub plan: Plan,
 }
 
+impl Done {
+    /// Says of what `model` the plan is.
+    fn new(report: Report, plan: Plan, model: &Model) -> Self {
+        Self { report, plan: Plan { model_sha256: model.digest().to_owned(), ..plan } }
+    }
+}
+
 /// Rewrites a model: load, decide, carry out, write, read back, judge, mend, publish.
 ///
 /// # Errors
@@ -140,6 +147,7 @@ pub struct Done {
 pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done> {
     progress.stage("reading", 1);
     let mut model = load(&options.input)?;
+    model.digest_ahead();
     let frozen =
         if options.freeze_inputs && model.proto.ir_version() >= 4 { model.freeze_inputs() } else { 0 };
     if let Some(target) = &options.output {
@@ -149,26 +157,19 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     let place = |error: Error| error.within(model.path().display());
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
-    let (digest, plan) = rayon::join(
-        || model.digest(),
-        || match &options.plan {
-            Some(_) => Ok(None),
-            None => choose(&model, "", &known, &options.settings).map(Some),
-        },
-    );
-    let plan = match (plan?, &options.plan) {
-        (Some(plan), _) => Plan { model_sha256: digest.clone(), ..plan },
-        (None, text) => Plan::from_json(text.as_deref().unwrap_or_default(), &model, &digest)?,
+    let plan = match &options.plan {
+        Some(text) => Plan::from_json(text, &model, model.digest())?,
+        None => choose(&model, "", &known, &options.settings)?,
     };
-    let notes = notes::Notes::new(&model, &digest, &options.settings).with_frozen(frozen);
+    let notes = notes::Notes::new(&model, &options.settings).with_frozen(frozen);
     if !plan.changes_anything() {
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
     let Some(target) = &options.output else {
         let draft =
-            carry_out(&model, &known, &plan, &HashMap::new(), &notes.metadata(&plan)).map_err(place)?.draft;
+            carry_out(&model, &known, &plan, &HashMap::new(), notes.metadata(&plan)).map_err(place)?.draft;
         let report = notes.planned(&plan, &draft, options.external)?;
-        return Ok(Done { report, plan });
+        return Ok(Done::new(report, plan, &model));
     };
 
     let (fitting, judge) = (Fitting::new(options, &model)?, Judge::new(options, &model, &known, samples));
@@ -216,7 +217,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     } else {
         written.staged.publish(options.overwrite)?;
     }
-    Ok(Done { report, plan })
+    Ok(Done::new(report, plan, &model))
 }
 
 /// What [`validate`] is asked to do.
@@ -254,7 +255,7 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     };
     let mut judge = Judge::new(&asked, &original, &known, samples);
     let judged = judge.judge(&rewritten, progress)?;
-    let notes = notes::Notes::new(&original, &original.digest(), &options.settings);
+    let notes = notes::Notes::new(&original, &options.settings);
     Ok(notes.compared(&rewritten, judged))
 }
 
@@ -296,7 +297,7 @@ fn write(
     save: SaveOptions,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Rewritten { draft, errors, raised } = carry_out(model, known, plan, fitted, &notes.metadata(plan))
+    let Rewritten { draft, errors, raised } = carry_out(model, known, plan, fitted, notes.metadata(plan))
         .map_err(|error| error.within(model.path().display()))?;
     let staged = stage(&draft, target, save, progress)?;
     let written = load(&staged.path())?;
@@ -337,15 +338,15 @@ fn unchanged(
             .help("efq quantizes MatMul and Gemm weights and embedding tables; `efq inspect` lists all"));
     }
     let report = match &options.output {
-        None => notes.copied(model, &plan, model.path(), true),
+        None => notes.copied(&plan, model.path(), true),
         Some(target) => {
             progress.stage("copying", 1);
-            let report = notes.copied(model, &plan, target, false);
+            let report = notes.copied(&plan, target, false);
             stage_copy(model, target)?.publish(options.overwrite)?;
             report
         }
     };
-    Ok(Done { report, plan })
+    Ok(Done::new(report, plan, model))
 }
 
 /// The samples for a run: the user's, or synthetic ones.

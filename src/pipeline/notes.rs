@@ -2,20 +2,23 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use super::Written;
 use super::inspect::distinct;
 use super::judge::Judged;
 use crate::engine::{Release, fusion};
 use crate::error::Result;
-use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions};
+use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions, hex};
 use crate::plan::{Decision, Plan, Step, tied_bytes};
 use crate::quant::WeightError;
 use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
+use crate::rewrite::Metadata;
 use crate::settings::Settings;
 
 /// What is known of a run from its start, and the repairs on the way.
-pub(super) struct Notes {
-    original: File,
+pub(super) struct Notes<'m> {
+    original: &'m Checked<Model>,
     preset: PresetNote,
     unknown_fields: Vec<String>,
     repair: Vec<Repair>,
@@ -23,11 +26,11 @@ pub(super) struct Notes {
     frozen: usize,
 }
 
-impl Notes {
-    pub(super) fn new(model: &Checked<Model>, digest: &str, settings: &Settings) -> Self {
+impl<'m> Notes<'m> {
+    pub(super) fn new(model: &'m Checked<Model>, settings: &Settings) -> Self {
         let target = settings.target;
         Self {
-            original: file(model, model.path(), digest),
+            original: model,
             preset: PresetNote {
                 name: settings.preset.clone(),
                 accuracy_target: target.accuracy,
@@ -49,14 +52,20 @@ impl Notes {
     }
 
     /// efq's entries for the model's metadata.
-    pub(super) fn metadata(&self, plan: &Plan) -> Vec<(&'static str, String)> {
-        use sha2::{Digest, Sha256};
-        vec![
-            ("efq.version", env!("CARGO_PKG_VERSION").to_owned()),
-            ("efq.preset", plan.preset.clone()),
-            ("efq.source_sha256", plan.model_sha256.clone()),
-            ("efq.plan_sha256", crate::onnx::hex(&Sha256::digest(plan.to_json()))),
-        ]
+    pub(super) fn metadata(&self, plan: &Plan) -> Metadata<'m> {
+        let (model, plan) = (self.original, plan.clone());
+        Metadata {
+            known: vec![
+                ("efq.version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("efq.preset", plan.preset.clone()),
+            ],
+            digests: vec!["efq.source_sha256", "efq.plan_sha256"],
+            tell: Box::new(move || {
+                let of_model = model.digest().to_owned();
+                let plan = Plan { model_sha256: of_model.clone(), ..plan.clone() };
+                vec![of_model, hex(&Sha256::digest(plan.to_json()))]
+            }),
+        }
     }
 
     pub(super) fn repaired(&mut self, plan: &Plan, steps: Vec<Step>, judged: &Judged) {
@@ -75,7 +84,7 @@ impl Notes {
 
     /// The report of a dry run.
     pub(super) fn planned(self, plan: &Plan, draft: &Draft<'_>, external: bool) -> Result<Report> {
-        let layout = Layout::new(draft, Path::new(&self.original.path), SaveOptions { external })?;
+        let layout = Layout::new(draft, self.original.path(), SaveOptions { external })?;
         let (model, side) = layout.sizes();
         let result = File {
             path: String::new(),
@@ -91,8 +100,9 @@ impl Notes {
     }
 
     /// The report of a model that stays as it is.
-    pub(super) fn copied(self, model: &Checked<Model>, plan: &Plan, target: &Path, dry: bool) -> Report {
-        let result = File { path: target.display().to_string(), ..self.original.clone() };
+    pub(super) fn copied(self, plan: &Plan, target: &Path, dry: bool) -> Report {
+        let model = self.original;
+        let result = file(model, target, model.digest());
         let skipped = Validation::Skipped { reason: "nothing was changed".to_owned() };
         let mut report =
             self.with_frozen(0).report(if dry { "dry-run" } else { "rewrite" }, Some(result), skipped);
@@ -132,7 +142,7 @@ impl Notes {
 
     /// The report of a comparison.
     pub(super) fn compared(self, rewritten: &Checked<Model>, judged: Judged) -> Report {
-        let result = file(rewritten, rewritten.path(), &rewritten.digest());
+        let result = file(rewritten, rewritten.path(), rewritten.digest());
         let mut report = self.report("validate", Some(result), judged.into_validation());
         report.fusion = note_fusion(rewritten);
         report
@@ -156,7 +166,7 @@ impl Notes {
             schema: report::SCHEMA,
             efq: env!("CARGO_PKG_VERSION").to_owned(),
             action: action.to_owned(),
-            original: self.original,
+            original: file(self.original, self.original.path(), self.original.digest()),
             result,
             preset: self.preset,
             tensors: Vec::new(),

@@ -51,9 +51,8 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         ..RewriteOptions::new(&options.input, options.settings.clone())
     };
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
-    let digest = model.digest();
-    let plan = choose(&model, &digest, &known, &options.settings)?;
-    let notes = Notes::new(&model, &digest, &options.settings);
+    let plan = choose(&model, "", &known, &options.settings)?;
+    let notes = Notes::new(&model, &options.settings);
     let mut fitting = Fitting::new(&asked, &model)?;
     let mut judge = Judge::new(&asked, &model, &known, samples);
     let costs = Costs::of(&model, &known, &plan, Scope::All, &mut fitting, &mut judge, progress)?;
@@ -72,7 +71,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
             continue;
         }
         let fitted = fitting.fit(&model, &known, &made, progress)?;
-        let bytes = carry_out(&model, &known, &made, fitted, &notes.metadata(&made))?.draft.to_bytes()?;
+        let bytes = carry_out(&model, &known, &made, fitted, notes.metadata(&made))?.draft.to_bytes()?;
         let size = bytes.len() as u64;
         if points.last().is_some_and(|last| last.bytes == size) {
             continue;
@@ -95,7 +94,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
     mark_knee(&mut points);
     Ok(Frontier {
         schema: crate::report::SCHEMA,
-        model: file(&model, model.path(), &digest),
+        model: file(&model, model.path(), model.digest()),
         preset: options.settings.preset.clone(),
         real_samples: judge.samples().is_some(),
         points,

@@ -143,7 +143,7 @@ impl<'m> Edit<'m> {
             graph.node.splice(0..0, std::mem::take(&mut self.first));
             self.proto.graph = Some(graph);
         }
-        Draft { proto: self.proto, lazy: self.lazy, groups: self.groups }
+        Draft { proto: self.proto, lazy: self.lazy, groups: self.groups, closing: None }
     }
 
     /// Puts the edits into the graph at `path`, whose first node has the number `next`, and into its bodies.

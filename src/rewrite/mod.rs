@@ -8,6 +8,7 @@
 mod edit;
 mod gather;
 mod linear;
+mod metadata;
 mod nbits;
 mod packed;
 mod stored;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use crate::calibrate::Fitted;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Form, Inventory, Origin, Site, WeightUse, sweep};
-use crate::onnx::proto::{GraphProto, StringStringEntryProto, tensor_proto::DataType};
+use crate::onnx::proto::{GraphProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Draft, Model, walk};
 use crate::opset;
 use crate::plan::{Encoding, PACKED_OPSET, Plan, Stored, UsePlan};
@@ -27,6 +28,7 @@ use crate::quant::{CodeKind, Emit, ScaleStorage, WeightError};
 
 use edit::Edit;
 
+pub use metadata::Metadata;
 pub use verify::verify;
 
 /// A plan carried out: a draft to be saved, and what its production will have measured.
@@ -58,7 +60,7 @@ impl Errors {
     }
 }
 
-/// Carries `plan` out on a copy of `model`'s graph; `metadata` is added under its keys. Of the uses (decision,
+/// Carries `plan` out on a copy of `model`'s graph; `metadata` is added. Of the uses (decision,
 /// use) in `fitted` the codes are known already, the others are quantized as the plan says.
 ///
 /// No weight is read: payloads are produced by [`Draft::groups`] while the draft is saved.
@@ -71,7 +73,7 @@ pub fn rewrite<'m>(
     inventory: &Inventory,
     plan: &Plan,
     fitted: &HashMap<(usize, usize), Fitted>,
-    metadata: &[(&str, String)],
+    metadata: Metadata<'m>,
 ) -> Result<Rewritten<'m>> {
     if plan.decisions.len() != inventory.weights.len() {
         return Err(misfit("another number of tensors"));
@@ -151,12 +153,7 @@ pub fn rewrite<'m>(
         settle(graph);
     }
     sweep(&mut draft.proto);
-    let entries = metadata.iter().map(|(key, value)| StringStringEntryProto {
-        key: Some((*key).to_owned()),
-        value: Some(value.clone()),
-    });
-    draft.proto.metadata_props.retain(|entry| !metadata.iter().any(|(key, _)| *key == entry.key()));
-    draft.proto.metadata_props.extend(entries);
+    metadata.add_to(&mut draft);
     Ok(Rewritten { draft, errors, raised })
 }
 

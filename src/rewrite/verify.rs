@@ -250,7 +250,7 @@ mod tests {
     /// Stages the model with a side file, lets `change` at it, reads it back and verifies it.
     fn verdict(change: impl FnOnce(&Path)) -> String {
         let folder = tempfile::tempdir().unwrap();
-        let draft = Draft { proto: model(), lazy: HashMap::new(), groups: Vec::new() };
+        let draft = Draft { proto: model(), lazy: HashMap::new(), groups: Vec::new(), closing: None };
         let target = folder.path().join("out.onnx");
         let staged = stage(&draft, &target, SaveOptions { external: true }, &Silent).unwrap();
         change(staged.path().parent().unwrap());

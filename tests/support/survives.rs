@@ -27,7 +27,8 @@ fn rewrite_with(model: &Checked<Model>, preset: &str) {
     let inventory = efq::graph::inventory(model);
     let settings = Settings::new(&Preset::builtin(preset).unwrap(), &Overrides::default()).unwrap();
     let Ok(plan) = efq::plan::choose(model, "", &inventory, &settings) else { return };
-    let done = efq::rewrite::rewrite(model, &inventory, &plan, &Default::default(), &[]);
+    let done =
+        efq::rewrite::rewrite(model, &inventory, &plan, &Default::default(), efq::rewrite::Metadata::none());
     let Ok(written) = done.and_then(|rewritten| rewritten.draft.to_bytes()) else { return };
     if let Err(error) = efq::onnx::load_bytes(written) {
         panic!("what was written is refused: {error}");
