@@ -107,9 +107,9 @@ fn try_scales(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep, si
         }
         let factor = sweep.factor(index, &centre);
         let mut choice = Choice { scale: [0.0; LANES], zero: [0.0; LANES] };
-        for l in 0..LANES {
+        for (l, factor) in factor.iter().enumerate() {
             let widest = rtn::widest(panel.min[l], panel.max[l], levels);
-            choice.scale[l] = usable(widest * (factor[l] * sign));
+            choice.scale[l] = usable(widest * (factor * sign));
         }
         consider(panel, levels, best, choice, factor);
     }
@@ -125,9 +125,9 @@ fn try_ranges(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep) {
         }
         let factor = sweep.factor(index, &centre);
         let mut choice = Choice { scale: [0.0; LANES], zero: [0.0; LANES] };
-        for l in 0..LANES {
+        for (l, factor) in factor.iter().enumerate() {
             let (min, max) = (panel.min[l], panel.max[l]);
-            let scale = usable((max - min) * (factor[l] / levels.highest));
+            let scale = usable((max - min) * (factor / levels.highest));
             let centre = (levels.highest - (max + min) / scale) * 0.5;
             choice.scale[l] = scale;
             choice.zero[l] = round(bound(centre, 0.0, levels.highest));
@@ -147,7 +147,7 @@ fn usable(scale: f32) -> f32 {
 #[inline(always)]
 fn consider(panel: &Panel, levels: &Levels, best: &mut Best, candidate: Choice, factor: [f32; LANES]) {
     let sums = panel.evaluate(&candidate, levels);
-    for l in 0..LANES {
+    for (l, factor) in factor.iter().enumerate() {
         let (scale, zero) = (candidate.scale[l], candidate.zero[l]);
         let refit = if sums.dd[l] > 0.0 { scale + sums.rd[l] / sums.dd[l] } else { scale };
         let stored = panel.storable(l, refit, zero, levels);
@@ -157,6 +157,6 @@ fn consider(panel: &Panel, levels: &Levels, best: &mut Best, candidate: Choice, 
         best.choice.scale[l] = if better { stored } else { best.choice.scale[l] };
         best.choice.zero[l] = if better { zero } else { best.choice.zero[l] };
         best.error[l] = if better { error } else { best.error[l] };
-        best.factor[l] = if better { factor[l] } else { best.factor[l] };
+        best.factor[l] = if better { *factor } else { best.factor[l] };
     }
 }
