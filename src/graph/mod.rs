@@ -15,6 +15,7 @@ mod roles;
 mod scales;
 mod site;
 mod sweep;
+mod twins;
 mod values;
 
 pub use bias::{Bias, bias};

@@ -7,6 +7,7 @@ use super::index::{Index, Use};
 use super::operand::{Operand, Origin, operand, stored};
 use super::rank::rank;
 use super::roles;
+use super::twins::{Twins, twins};
 use crate::onnx::proto::{NodeProto, tensor_proto::DataType};
 use crate::onnx::{Model, node, tensor};
 use crate::role::Role;
@@ -102,6 +103,8 @@ pub struct Inventory {
     pub sites: Vec<Site>,
     /// Role of each site.
     pub roles: Vec<Role>,
+    /// Weights with the same values.
+    pub twins: Vec<Twins>,
 }
 
 /// Finds the weights of `model`, in bodies too, and the sites that use them.
@@ -131,7 +134,8 @@ pub fn inventory(model: &Model) -> Inventory {
             weights.extend(weight(&here, origin, tensor, &by_use, &obstacles, &roles));
         }
     }
-    Inventory { weights, sites, roles: roles.sites }
+    let twins = twins(&index, &weights);
+    Inventory { weights, sites, roles: roles.sites, twins }
 }
 
 fn weight(

@@ -8,7 +8,7 @@ use super::{RewriteOptions, Written, write};
 use crate::error::{Error, Result};
 use crate::graph::Inventory;
 use crate::onnx::{Checked, Model, SaveOptions};
-use crate::plan::Plan;
+use crate::plan::{Plan, share};
 use crate::progress::Progress;
 use crate::report;
 use crate::settings::Budget;
@@ -69,8 +69,11 @@ impl Workshop<'_> {
     }
 
     /// Fits, writes and judges `plan`.
-    pub fn attempt(&mut self, plan: Plan) -> Result<Attempt> {
+    pub fn attempt(&mut self, mut plan: Plan) -> Result<Attempt> {
         let (model, known) = (self.model, self.known);
+        if self.options.plan.is_none() {
+            share(&mut plan, known);
+        }
         let fitted = self
             .fitting
             .fit(model, known, &plan, self.progress)

@@ -24,7 +24,7 @@ use crate::graph::{self, Inventory, inventory};
 use crate::limits;
 use crate::onnx::save::{stage, stage_copy};
 use crate::onnx::{Checked, Model, SaveOptions, Staged, check_target, load};
-use crate::plan::{Decision, Plan, choose};
+use crate::plan::{Decision, Plan, choose, share};
 use crate::progress::Progress;
 use crate::report::{Report, Validation};
 use crate::rewrite::{Errors, Rewritten, rewrite as carry_out, verify};
@@ -166,6 +166,10 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
     let Some(target) = &options.output else {
+        let mut plan = plan;
+        if options.plan.is_none() {
+            share(&mut plan, &known);
+        }
         let draft =
             carry_out(&model, &known, &plan, &HashMap::new(), notes.metadata(&plan)).map_err(place)?.draft;
         let report = notes.planned(&plan, &draft, options.external)?;

@@ -11,7 +11,7 @@ use crate::data;
 use crate::error::{Error, Result};
 use crate::graph::inventory;
 use crate::onnx::{load, load_bytes};
-use crate::plan::choose;
+use crate::plan::{self, choose};
 use crate::progress::Progress;
 use crate::report::{Frontier, FrontierPoint, Validation};
 use crate::settings::{Budget, Settings};
@@ -66,10 +66,11 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         }
         let share = step as f64 / steps as f64;
         let most = (smallest as f64 * (finest as f64 / smallest as f64).powf(share)).ceil() as u64;
-        let (made, predicted, _) = costs.plan(&model, &known, &plan, Budget::Size(most), 0, &notes)?;
+        let (mut made, predicted, _) = costs.plan(&model, &known, &plan, Budget::Size(most), 0, &notes)?;
         if !made.changes_anything() {
             continue;
         }
+        plan::share(&mut made, &known);
         let fitted = fitting.fit(&model, &known, &made, progress)?;
         let bytes = carry_out(&model, &known, &made, fitted, notes.metadata(&made))?.draft.to_bytes()?;
         let size = bytes.len() as u64;

@@ -8,10 +8,13 @@ use crate::graph::{Form, Index, Inventory, Origin, Site, Values, Weight, WeightU
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::{Model, tensor};
 use crate::preset::{Store, nearest};
-use crate::quant::{Bits, Emit, PackedRows, Scheme};
+use crate::quant::{Bits, Emit, Matrix, PackedRows, ScaleStorage, Scheme, fp16_scales_fit, survey};
 use crate::role::Role;
 use crate::sensitivity::{Reach, reach};
 use crate::settings::{Rule, Settings};
+
+/// The operator set that knows INT4.
+const LATEST: i64 = 21;
 
 /// The largest block of a 4-bit table.
 const TABLE_BLOCK: usize = 128;
@@ -160,17 +163,22 @@ impl Chooser<'_> {
         if store == Store::Float || !usable || weight.bytes < LEAST_STORED {
             return Ok(());
         }
-        let how = if vector { Stored::Float16 } else { Stored::Int8 };
-        let after = how.bytes(&weight.dims, weight.role) + if vector { 128 } else { 256 };
         let (rows, columns) = super::stored_matrix(&weight.dims, weight.role);
-        let values = Values::rows(self.model, at, (rows, columns))?.matrix()?.values();
+        let stored = Values::rows(self.model, at, (rows, columns))?;
+        let how = match store {
+            _ if vector => Stored::Float16,
+            Store::Int4 => self.in_4_bits(weight, matched, &stored.matrix()?).unwrap_or(Stored::Int8),
+            _ => Stored::Int8,
+        };
+        let after = how.bytes(&weight.dims, weight.role) + if vector { 128 } else { 256 };
+        let values = stored.matrix()?.values();
         if after >= weight.bytes || !how.holds(&values) {
             return Ok(());
         }
         decision.stored = Some(how);
         for usage in &mut decision.uses {
-            let form = if store == Store::Int4 && !vector {
-                "stored as int8, as int4 is not,"
+            let form = if store == Store::Int4 && how == Stored::Int8 {
+                "stored as int8, as no block divides its rows,"
             } else {
                 "stored small,"
             };
@@ -178,6 +186,19 @@ impl Chooser<'_> {
         }
         decision.recount();
         Ok(())
+    }
+
+    /// INT4 for a tensor that runs as float; `None` where no block divides its rows, or INT4 is not to be written.
+    fn in_4_bits(&self, weight: &Weight, rule: Option<&Rule>, rows: &Matrix<'_>) -> Option<Stored> {
+        if self.settings.emit == Emit::MatMulNBits && self.model.opset() < LATEST {
+            return None;
+        }
+        let most = rule.and_then(|rule| rule.block).unwrap_or(self.settings.block).for_role(weight.role);
+        let block = Stored::block_of(rows.n(), most)?;
+        let half = Stored::Int4 { block, half_scales: true };
+        let half_scales = self.settings.scales != ScaleStorage::F32
+            && fp16_scales_fit(&survey(&rows.transposed(), block), half.scheme()?);
+        Some(Stored::Int4 { block, half_scales })
     }
 
     fn site(&mut self, weight: &Weight, site: &Site, role: Role) -> Result<UsePlan> {

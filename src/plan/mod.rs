@@ -6,6 +6,7 @@
 mod budget;
 mod choose;
 mod repair;
+mod share;
 mod stored;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,7 @@ use crate::sensitivity::Candidate;
 pub use budget::{Choice, Limit, totals, within};
 pub use choose::{choose, tied_bytes};
 pub use repair::{Step, raise_to};
+pub use share::{are_twins, share};
 pub use stored::{Stored, matrix as stored_matrix};
 
 /// Version of the plan's format; raised when a reader of the old one would be misled.

@@ -1,27 +1,48 @@
 //! Tensors that no fused product takes: stored small, computed once when a session is created.
 //!
-//! ONNX Runtime folds `Mul(Cast(int8), scale)` and `Cast(float16)` of constants into the float32 tensor at load, so
-//! they run at full speed, in the memory of floats.
+//! ONNX Runtime folds `Mul(Cast(int8), scale)`, the same over INT4, and `Cast(float16)` of constants into the float32
+//! tensor at load, so they run at full speed, in the memory of floats. What repeats another tensor is made of that one.
 
 use serde::{Deserialize, Serialize};
 
+use crate::quant::{Bits, Emit, ScaleStorage, Scheme};
 use crate::role::Role;
 
 /// How such a tensor is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stored {
+    /// INT4 with a scale for every `block` values of a row of [`matrix`], which it divides.
+    Int4 {
+        /// Values that share a scale.
+        block: usize,
+        /// Whether scales are float16, else float32.
+        half_scales: bool,
+    },
     /// INT8 with a float32 scale for every row of [`matrix`].
     Int8,
     /// float16.
     Float16,
+    /// Not at all: it has the values of the tensor of decision `of`, or of its transpose.
+    Twin {
+        /// Number of the decision.
+        of: usize,
+        /// Whether it is the transpose.
+        transposed: bool,
+    },
 }
+
+/// Lengths of blocks in [`Stored::Int4`].
+const LEAST_BLOCK: usize = 8;
+const LARGEST_BLOCK: usize = 128;
 
 impl Stored {
     /// Payload bytes of a tensor of these sizes.
     pub fn bytes(self, dims: &[usize], role: Role) -> u64 {
         let (rows, columns) = matrix(dims, role);
         (match self {
+            Stored::Int4 { .. } => self.scheme().map_or(0, |scheme| scheme.stored_len(columns, rows)),
+            Stored::Twin { .. } => 0,
             Stored::Int8 => rows * columns + 4 * rows,
             Stored::Float16 => 2 * rows * columns,
         }) as u64
@@ -31,7 +52,7 @@ impl Stored {
     pub fn holds(self, values: &[f32]) -> bool {
         let largest = f32::from(half::f16::MAX);
         values.iter().all(|value| value.abs() <= largest)
-            && (self == Stored::Int8 || {
+            && (self != Stored::Float16 || {
                 let squares = |of: &dyn Fn(f32) -> f32| -> f64 {
                     values.iter().map(|value| f64::from(of(*value)).powi(2)).sum()
                 };
@@ -43,9 +64,23 @@ impl Stored {
     /// In the words of reports.
     pub fn name(self) -> &'static str {
         match self {
+            Stored::Int4 { .. } => "int4, runs as float",
             Stored::Int8 => "int8, runs as float",
             Stored::Float16 => "float16, runs as float",
+            Stored::Twin { .. } => "float, stored once",
         }
+    }
+
+    /// The format of an INT4 tensor, as the `[columns,rows]` transpose of its [`matrix`]; `None` for the others.
+    pub fn scheme(self) -> Option<Scheme> {
+        let Stored::Int4 { block, half_scales } = self else { return None };
+        let scales = if half_scales { ScaleStorage::F16 } else { ScaleStorage::F32 };
+        Some(Scheme { bits: Bits::Four, block, symmetric: true, scales, emit: Emit::Qdq })
+    }
+
+    /// The longest block up to `most` that divides a row of `columns`; `None` where only short ones do.
+    pub fn block_of(columns: usize, most: usize) -> Option<usize> {
+        (LEAST_BLOCK..=most.min(LARGEST_BLOCK)).rev().find(|block| columns.is_multiple_of(*block))
     }
 }
 
@@ -72,5 +107,15 @@ mod tests {
         assert!(Stored::Float16.holds(&[1.0, -0.5]) && !Stored::Float16.holds(&[1e-7, 3e-7]));
         assert!(!Stored::Int8.holds(&[0.0, f32::MIN]) && !Stored::Int8.holds(&[f32::NAN]));
         assert_eq!(Stored::Int8.bytes(&[64, 3, 7, 7], Role::Convolution), 64 * 147 + 256);
+    }
+
+    #[test]
+    fn blocks_divide_a_row() {
+        assert_eq!(
+            [147, 9, 7, 131, 4096].map(|row| Stored::block_of(row, 64)),
+            [Some(49), Some(9), None, None, Some(64)]
+        );
+        let stored = Stored::Int4 { block: 49, half_scales: true };
+        assert_eq!(stored.bytes(&[64, 3, 7, 7], Role::Convolution), 64 * 147 / 2 + 64 * 3 * 2);
     }
 }

@@ -23,7 +23,7 @@ use crate::graph::{Form, Inventory, Origin, Site, WeightUse, sweep};
 use crate::onnx::proto::{GraphProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Draft, Model, walk};
 use crate::opset;
-use crate::plan::{Encoding, PACKED_OPSET, Plan, Stored, UsePlan};
+use crate::plan::{Encoding, PACKED_OPSET, Plan, Stored, UsePlan, are_twins};
 use crate::quant::{CodeKind, Emit, ScaleStorage, WeightError};
 
 use edit::Edit;
@@ -91,7 +91,13 @@ pub fn rewrite<'m>(
         if !same {
             return Err(misfit(&format!("'{}' is not the same there", decision.tensor)));
         }
-        if let Some(how) = decision.stored {
+        if let Some(Stored::Twin { of, transposed }) = decision.stored {
+            let original = plan.decisions.get(of).filter(|original| original.keeps_original());
+            let original = original.filter(|_| are_twins(inventory, at, of, transposed));
+            let original =
+                original.ok_or_else(|| misfit(&format!("'{}' repeats no tensor", decision.tensor)))?;
+            stored::twin(&mut edit, decision, &original.tensor, transposed);
+        } else if let Some(how) = decision.stored {
             let is_site = weight.uses.iter().any(|usage| matches!(usage, WeightUse::Site(_)));
             match weight.origin {
                 Origin::Initializer(number)
@@ -138,9 +144,11 @@ pub fn rewrite<'m>(
     let mut draft = edit.finish();
     // An old operator set has none of what a table needs.
     let old = model.opset() < opset::LOWEST || plan.packed_uses() > 0 && model.opset() < PACKED_OPSET;
-    let raised = if plan.emits(Emit::Qdq) || old {
+    let in_4_bits = |stored| matches!(stored, Some(Stored::Int4 { .. }));
+    let latest = plan.decisions.iter().any(|decision| in_4_bits(decision.stored));
+    let raised = if plan.emits(Emit::Qdq) || old || latest {
         Some(opset::raise(&mut draft.proto).map_err(|error| match error.kind() {
-            Kind::Unsupported if !old => error.or_help("--emit matmulnbits needs no opset 21"),
+            Kind::Unsupported if !old && !latest => error.or_help("--emit matmulnbits needs no opset 21"),
             _ => error,
         })?)
     } else {

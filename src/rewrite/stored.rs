@@ -1,13 +1,14 @@
 //! A tensor that is stored small and runs as float: nodes at the head of the graph compute it under its own name.
 
 use super::edit::Edit;
+use super::{misfit, scale_type};
 use crate::error::Result;
 use crate::graph::Values;
 use crate::onnx::node;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::tensor;
 use crate::plan::{Decision, Stored, stored_matrix};
-use crate::quant::{Algorithm, ScaleStorage, quantize_rows};
+use crate::quant::{Algorithm, ScaleStorage, quantize, quantize_rows};
 
 /// Puts the initializer of `decision` behind the nodes that make it of what is stored.
 pub(super) fn encode(
@@ -31,6 +32,46 @@ pub(super) fn encode(
                 .collect();
             halved(edit, name, &decision.shape, half);
         }
+        Stored::Int4 { block, half_scales } => {
+            let scheme = how.scheme().filter(|_| block > 0 && columns.is_multiple_of(block));
+            let scheme = scheme.ok_or_else(|| misfit(&format!("block {block} of '{name}'")))?;
+            let codes = edit.name(&format!("{name}_quantized"));
+            let scale = edit.name(&format!("{name}_scale"));
+            let blocks = columns / block;
+            let scale_type = scale_type(scheme.scales, true);
+            let parts = vec![
+                (codes.clone(), DataType::Int4, vec![blocks, block, rows]),
+                (scale.clone(), scale_type, vec![blocks, 1, rows]),
+            ];
+            let errors = edit.errors.clone();
+            edit.promise(
+                0,
+                parts,
+                Box::new(move || {
+                    let made = quantize(&values.matrix()?.transposed(), scheme, Algorithm::Search);
+                    errors.push(at, 0, made.error);
+                    Ok(vec![made.codes, made.scales])
+                }),
+            );
+            let to = || vec![node::int_attribute("to", DataType::Float as i64)];
+            let wide = edit.name(&format!("{name}_wide"));
+            edit.put_first(node::build("Cast", "", &[&codes], &[&wide], to()));
+            let mut factor = scale;
+            if half_scales {
+                let cast = edit.name(&format!("{name}_scale_float"));
+                edit.put_first(node::build("Cast", "", &[&factor], &[&cast], to()));
+                factor = cast;
+            }
+            let scaled = edit.name(&format!("{name}_scaled"));
+            edit.put_first(node::build("Mul", "", &[&wide, &factor], &[&scaled], vec![]));
+            let flat = edit.name(&format!("{name}_columns"));
+            reshape(edit, &scaled, &flat, &[columns, rows]);
+            let turned = edit.name(&format!("{name}_rows"));
+            let order = vec![node::ints_attribute("perm", &[1, 0])];
+            edit.put_first(node::build("Transpose", "", &[&flat], &[&turned], order));
+            reshape(edit, &turned, name, &decision.shape);
+        }
+        Stored::Twin { .. } => return Err(misfit(&format!("'{name}' is stored once"))),
         Stored::Int8 => {
             let codes = edit.name(&format!("{name}_quantized"));
             let scale = edit.name(&format!("{name}_scale"));
@@ -63,6 +104,28 @@ pub(super) fn encode(
         }
     }
     Ok(())
+}
+
+/// Gives `value` the sizes `dims` under the name `result`.
+fn reshape(edit: &mut Edit<'_>, value: &str, result: &str, dims: &[usize]) {
+    let sizes: Vec<u8> =
+        dims.iter().flat_map(|size| i64::try_from(*size).unwrap_or(i64::MAX).to_le_bytes()).collect();
+    let shape = edit.name(&format!("{result}_shape"));
+    edit.add_to_main(tensor::from_raw(&shape, DataType::Int64, &[dims.len()], sizes));
+    edit.put_first(node::build("Reshape", "", &[value, &shape], &[result], vec![]));
+}
+
+/// Makes the initializer of `decision` of the one that `original` keeps, which has the same values.
+pub(super) fn twin(edit: &mut Edit<'_>, decision: &Decision, original: &str, transposed: bool) {
+    let name = decision.tensor.as_str();
+    edit.remove(name);
+    let node = if transposed {
+        let order = vec![node::ints_attribute("perm", &[1, 0])];
+        node::build("Transpose", "", &[original], &[name], order)
+    } else {
+        node::build("Identity", "", &[original], &[name], vec![])
+    };
+    edit.put_first(node);
 }
 
 /// Adds `name` as the float32 of the float16 payload `half`.
