@@ -22,8 +22,8 @@ fn shown(name: &str, text: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.add_filter(&regex_of(env!("CARGO_PKG_VERSION")), "VERSION");
     settings.add_filter("tract [0-9.]+", "tract VERSION");
-    settings.add_filter("[0-9a-f]{64}", "SHA256");
-    settings.add_filter("sha256 [0-9a-f]{12}…", "sha256 …");
+    settings.add_filter("[0-9a-f]{64}", "DIGEST");
+    settings.add_filter("blake3 [0-9a-f]{12}…", "blake3 …");
     // Figures of the runtime, whose sums are ordered by the processor.
     settings.add_filter(
         "(?m)^( (?:loss of|95 %|accuracy|relative L2|mean cosine|KL|predictions).*?)  +-?[0-9].*$",

@@ -165,7 +165,7 @@ fn models_that_do_not_go_together_are_refused() {
 #[test]
 fn the_table_shows_the_worst_and_what_to_do() {
     use efq::report::{Data, Explained, Explanation, File, Mend};
-    let file = |path: &str, bytes| File { path: path.into(), bytes, sha256: String::new(), opset: 21 };
+    let file = |path: &str, bytes| File { path: path.into(), bytes, blake3: String::new(), opset: 21 };
     let tensor = |at: usize| {
         let error = 1e-4 / (at + 1) as f64;
         let table = at == 3;
@@ -195,7 +195,7 @@ fn the_table_shows_the_worst_and_what_to_do() {
         original: file("m.onnx", 3_240_000),
         rewritten: file("m.int4.onnx", 529_400),
         output: "logits".into(),
-        data: Data::File { path: "test.npz".into(), sha256: String::new(), labelled: true },
+        data: Data::File { path: "test.npz".into(), blake3: String::new(), labelled: true },
         samples: 24,
         tensors,
         sum,

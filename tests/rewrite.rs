@@ -11,7 +11,6 @@ use efq::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, tensor_pr
 use efq::onnx::{Checked, Model, load, node, tensor};
 use prost::Message as _;
 use serde_json::Value;
-use sha2::Digest as _;
 use support::{Folder, Net, body, constant, done, float, int, ints, noise, npy_f32, npy_i64, npz, value};
 
 const DRY: &[&str] = &["rewrite", "m.onnx", "-p", "high_compression", "--dry-run", "--format", "json"];
@@ -935,7 +934,7 @@ fn results_repeat_to_the_byte() {
     let entry = |key: &str| {
         metadata.proto.metadata_props.iter().find(|entry| entry.key() == key).unwrap().value().to_owned()
     };
-    assert_eq!(entry("efq.plan_sha256"), efq::onnx::hex(&sha2::Sha256::digest(folder.read("a.json"))));
+    assert_eq!(entry("efq.plan_blake3"), blake3::hash(folder.read("a.json").as_ref()).to_hex().to_string());
 }
 
 #[test]
@@ -1081,20 +1080,20 @@ fn the_interface_stays() {
     let mut metadata: Vec<(&str, &str)> =
         after.metadata_props.iter().map(|entry| (entry.key(), entry.value())).collect();
     metadata.sort_unstable();
-    let source = efq::onnx::hex(&sha2::Sha256::digest(net.bytes()));
+    let source = blake3::hash(&net.bytes()).to_hex().to_string();
     let [author, plan, preset, sha, version] = metadata.as_slice() else { panic!("{metadata:?}") };
     assert_eq!((*author, *preset), (("author", "someone"), ("efq.preset", "high_compression")));
     assert_eq!(
         (*sha, *version),
-        (("efq.source_sha256", source.as_str()), ("efq.version", env!("CARGO_PKG_VERSION")))
+        (("efq.source_blake3", source.as_str()), ("efq.version", env!("CARGO_PKG_VERSION")))
     );
-    assert_eq!((plan.0, plan.1.len()), ("efq.plan_sha256", 64));
+    assert_eq!((plan.0, plan.1.len()), ("efq.plan_blake3", 64));
     // No initializer without a use, and what is reported is what lies there.
     let used: Vec<&String> = new.node.iter().flat_map(|node| &node.input).collect();
     assert!(names(&model).iter().all(|name| used.iter().any(|input| input == name)));
     let report = report(&folder);
-    assert_eq!(report["result"]["sha256"], efq::onnx::hex(&sha2::Sha256::digest(folder.read("out.onnx"))));
-    assert_eq!(report["original"]["sha256"], source.as_str());
+    assert_eq!(report["result"]["blake3"], blake3::hash(&folder.read("out.onnx")).to_hex().to_string());
+    assert_eq!(report["original"]["blake3"], source.as_str());
     assert_eq!(report["result"]["bytes"], folder.read("out.onnx").len());
     let stored: u64 = new.initializer.iter().map(|tensor| tensor::payload_len(tensor).unwrap() as u64).sum();
     let told: u64 = report["tensors"]

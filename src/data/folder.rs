@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use prost::Message as _;
-use sha2::{Digest, Sha256};
 
 use super::inputs::{fit, inputs};
 use super::{Array, Label, Sample};
 use crate::error::{Error, Result};
 use crate::onnx::proto::TensorProto;
-use crate::onnx::{Model, hex, map_file, tensor};
+use crate::onnx::{Model, map_file, tensor};
 
 /// Reads every `test_data_set_*` below `path`, or `path` itself if it is one; gives a digest of the files too.
 pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> {
@@ -22,7 +21,7 @@ pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> 
         sets.push(path.to_owned());
     }
     let specs = inputs(model)?;
-    let mut hasher = Sha256::new();
+    let mut hasher = blake3::Hasher::new();
     let mut samples = Vec::with_capacity(sets.len());
     for set in sets {
         let mut files: Vec<PathBuf> = entries(&set)?
@@ -55,7 +54,7 @@ pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> 
         taken.sort_by_key(|(name, _)| place(name));
         samples.push(Sample { inputs: taken, label: Label::None });
     }
-    Ok((samples, hex(&hasher.finalize())))
+    Ok((samples, hasher.finalize().to_hex().to_string()))
 }
 
 /// Whether `path` holds test data, or is a set of it.

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use image::{ImageReader, RgbImage};
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use super::folder::{entries, file_name};
 use super::inputs::{Dim, InputSpec, fit, inputs};
@@ -15,7 +14,7 @@ use super::{Array, Label, Sample, beside};
 use crate::error::{Error, Result, one_line};
 use crate::limits;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::{Model, hex, map_file};
+use crate::onnx::{Model, map_file};
 use crate::panics;
 
 const CONFIG: &str = "preprocessor_config.json";
@@ -64,7 +63,7 @@ pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> 
     let target = Target::of(model)?;
     let config = config(path, model, &target)?;
     let classes = classes(&items);
-    let (mut samples, mut hasher, mut total) = (Vec::with_capacity(items.len()), Sha256::new(), 0u64);
+    let (mut samples, mut hasher, mut total) = (Vec::with_capacity(items.len()), blake3::Hasher::new(), 0u64);
     for group in items.chunks(TOGETHER) {
         let read: Vec<Result<(Bytes, Array)>> = group
             .par_iter()
@@ -87,7 +86,7 @@ pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> 
             samples.push(Sample { inputs: vec![(target.spec.name.clone(), array)], label });
         }
     }
-    Ok((samples, hex(&hasher.finalize())))
+    Ok((samples, hasher.finalize().to_hex().to_string()))
 }
 
 /// The class of each image, where all are in folders that are numbers; else none.

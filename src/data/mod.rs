@@ -21,11 +21,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
+use crate::onnx::Model;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::onnx::{Model, hex};
 
 pub use inputs::{Dim, InputSpec, as_integers, inputs};
 pub use synthetic::{Drafts, drafts, synthetic, synthetic_calibration};
@@ -68,8 +67,8 @@ pub struct Sample {
 /// Where samples came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// A file or folder and the SHA-256 of its contents.
-    File { path: PathBuf, sha256: String },
+    /// A file or folder and the BLAKE3 of its contents.
+    File { path: PathBuf, blake3: String },
     /// Made by efq with this seed: they say nothing about real inputs.
     Synthetic { seed: u64 },
 }
@@ -109,9 +108,9 @@ impl Sample {
         inputs::as_integers(array).map(|values| values.into_iter().map(|value| value != 0).collect())
     }
 
-    /// SHA-256 of names, types, sizes and bytes of the inputs.
+    /// BLAKE3 of names, types, sizes and bytes of the inputs.
     fn digest(&self) -> [u8; 32] {
-        let mut hasher = Sha256::new();
+        let mut hasher = blake3::Hasher::new();
         for (name, array) in &self.inputs {
             let head = format!("{name:?} {} {:?} ", array.data_type as i32, array.shape);
             hasher.update(head.as_bytes());
@@ -204,19 +203,19 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     let form = Form::of(path, meta.is_dir())?;
     form.check(source)?;
     let within = |error: Error| error.within(&shown);
-    let (list, sha256) = match form {
+    let (list, blake3) = match form {
         Form::TestData => folder::load(path, model).map_err(within)?,
         Form::Images => images::load(path, model).map_err(within)?,
         _ => {
             let bytes = crate::onnx::map_file(path)?;
             let list = parse(form, &bytes, source, model).map_err(within)?;
-            (list, hex(&Sha256::digest(&bytes)))
+            (list, blake3::hash(&bytes).to_hex().to_string())
         }
     };
     if list.is_empty() {
         return Err(Error::format(shown, "holds no sample"));
     }
-    Ok(Samples { list, origin: Origin::File { path: path.to_owned(), sha256 } })
+    Ok(Samples { list, origin: Origin::File { path: path.to_owned(), blake3 } })
 }
 
 /// Reads the samples of a file that lies in memory; the ending of `source.path` says its form, nothing is read there.

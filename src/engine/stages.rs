@@ -7,8 +7,6 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
-use sha2::{Digest, Sha256};
-
 use super::glue::{Glue, Ready};
 use super::value::Value;
 use super::{lower, switch};
@@ -195,15 +193,15 @@ fn bias_nodes(product: &str, bias: &str, beta: f32, output: &str) -> Vec<NodePro
 }
 
 fn key(fixed: &[(&str, &Value)], fed: &[(&str, &Value)]) -> Vec<u8> {
-    let mut hash = Sha256::new();
+    let mut hash = blake3::Hasher::new();
     for (_, value) in fed {
-        hash.update(value.kind());
+        hash.update(value.kind().as_bytes());
     }
     for (_, value) in fixed {
-        hash.update(value.kind());
-        hash.update(value.raw());
+        hash.update(value.kind().as_bytes());
+        hash.update(&value.raw());
     }
-    hash.finalize().to_vec()
+    hash.finalize().as_bytes().to_vec()
 }
 
 /// What a value depends on.

@@ -22,6 +22,6 @@ pub use encode::LazyPart;
 pub(crate) use external::map_file;
 pub use inline::inline_all;
 pub use load::{find, load, load_bytes};
-pub use model::{Checked, EMPTY_GRAPH, Model, hex, opset_version};
+pub use model::{Checked, EMPTY_GRAPH, Model, opset_version};
 pub use save::{Draft, Layout, Produce, SaveOptions, Saved, Staged, check_target};
 pub use wire::UnknownField;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
 use super::proto::{GraphProto, ModelProto};
 use super::wire::UnknownField;
@@ -37,11 +36,12 @@ pub(super) struct Source {
 impl Source {
     fn digest(&self) -> &str {
         self.digest.get_or_init(|| {
-            let mut hasher = Sha256::new_with_prefix(&self.bytes);
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(&self.bytes);
             for side in &self.sides {
                 hasher.update(side);
             }
-            hex(&hasher.finalize())
+            hasher.finalize().to_hex().to_string()
         })
     }
 }
@@ -83,7 +83,7 @@ impl Model {
         &self.source.unknown
     }
 
-    /// SHA-256 of the `.onnx` file, followed by its side files in the order of their paths, as lower-case hex.
+    /// BLAKE3 of the `.onnx` file, followed by its side files in the order of their paths, as lower-case hex.
     pub fn digest(&self) -> &str {
         self.source.digest()
     }
@@ -108,11 +108,6 @@ pub fn opset_version(imports: &[super::proto::OperatorSetIdProto], domain: &str)
         .iter()
         .find(|import| canonical(import.domain()) == canonical(domain))
         .map_or(0, |import| import.version())
-}
-
-/// Bytes as lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A graph with nothing in it.

@@ -8,11 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tempfile::{TempDir, TempPath};
 
 use super::encode::{LazyPart, Piece, encode};
-use super::model::hex;
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use super::walk;
 use crate::error::{Error, Result};
@@ -82,8 +80,8 @@ pub struct Saved {
     pub bytes: u64,
     /// Bytes of the side file, 0 without one.
     pub side_bytes: u64,
-    /// SHA-256 of the model file, lower-case hex.
-    pub sha256: String,
+    /// BLAKE3 of the model file, lower-case hex.
+    pub blake3: String,
 }
 
 /// The pieces of the files that a draft becomes.
@@ -215,7 +213,7 @@ impl Staged {
 
 /// Writes `draft` completely, but not yet under the name `target`.
 ///
-/// At most two groups of payloads are in memory at a time. On an error nothing is left behind.
+/// At most three groups of payloads are in memory at a time. On an error nothing is left behind.
 ///
 /// # Errors
 /// I/O errors, errors of a payload's production, [`crate::error::Kind::Interrupted`].
@@ -237,8 +235,8 @@ pub fn stage(
         sides.push(name);
     }
     let model = folder.path().join(target.file_name().unwrap_or_default());
-    let sha256 = writer.write(&model, &layout.model, true)?;
-    let saved = Saved { bytes, side_bytes, sha256 };
+    let blake3 = writer.write(&model, &layout.model, true)?;
+    let saved = Saved { bytes, side_bytes, blake3 };
     Ok(Staged { folder, target: target.to_owned(), sides, saved })
 }
 
@@ -264,8 +262,8 @@ pub fn stage_copy(model: &super::Model, target: &Path) -> Result<Staged> {
     let file = folder.path().join(target.file_name().unwrap_or_default());
     std::fs::write(&file, model.file_bytes()).map_err(|error| unwritable(&file, &error))?;
     let bytes = model.file_bytes().len() as u64;
-    let sha256 = hex(&Sha256::digest(model.file_bytes()));
-    let saved = Saved { bytes, side_bytes: model.size() - bytes, sha256 };
+    let blake3 = blake3::hash(&model.file_bytes()).to_hex().to_string();
+    let saved = Saved { bytes, side_bytes: model.size() - bytes, blake3 };
     Ok(Staged { folder, target: target.to_owned(), sides, saved })
 }
 
@@ -294,10 +292,10 @@ struct Writer<'d, 'a> {
 }
 
 impl Writer<'_, '_> {
-    /// Writes `pieces` to a new file; gives its SHA-256 if `digest` is set.
+    /// Writes `pieces` to a new file; gives its BLAKE3 if `digest` is set.
     fn write(&self, path: &Path, pieces: &[Piece], digest: bool) -> Result<String> {
         let file = File::create_new(path).map_err(|error| unwritable(path, &error))?;
-        let mut hasher = Sha256::new();
+        let mut hasher = blake3::Hasher::new();
         let mut out = BufWriter::with_capacity(1 << 18, file);
         let mut put = |bytes: &[u8]| -> Result<()> {
             if digest {
@@ -309,28 +307,34 @@ impl Writer<'_, '_> {
         };
         let order = production_order(pieces);
         std::thread::scope(|scope| {
-            let (sender, receiver) = mpsc::sync_channel::<Result<Vec<Vec<u8>>>>(1);
-            let groups = &self.draft.groups;
-            scope.spawn(move || {
-                for group in order {
-                    let made = match groups.get(group) {
-                        Some(produce) => produce(),
-                        None => Err(Error::format("payload", "a part names a group that is not there")),
-                    };
-                    if sender.send(made).is_err() {
-                        return;
+            // While one is finished and handed on, the other keeps the cores busy.
+            let producers = std::array::from_fn::<_, PRODUCERS, _>(|first| {
+                let (sender, receiver) = mpsc::sync_channel::<Result<Vec<Vec<u8>>>>(0);
+                let (order, groups) = (order.clone(), &self.draft.groups);
+                scope.spawn(move || {
+                    for group in order.into_iter().skip(first).step_by(PRODUCERS) {
+                        let made = match groups.get(group) {
+                            Some(produce) => produce(),
+                            None => Err(Error::format("payload", "a part names a group that is not there")),
+                        };
+                        if sender.send(made).is_err() {
+                            return;
+                        }
                     }
-                }
+                });
+                receiver
             });
+            let mut next = producers.iter().cycle();
             let mut current: Option<(usize, Vec<Vec<u8>>)> = None;
             for piece in pieces {
                 match piece {
                     Piece::Bytes(bytes) => put(bytes)?,
                     Piece::Lazy(lazy) => {
                         if current.as_ref().is_none_or(|(group, _)| *group != lazy.group) {
-                            let made = receiver
-                                .recv()
-                                .map_err(|_| Error::format("payload", "its production ended early"))??;
+                            let made = next
+                                .next()
+                                .and_then(|producer| producer.recv().ok())
+                                .ok_or_else(|| Error::format("payload", "its production ended early"))??;
                             current = Some((lazy.group, made));
                         }
                         let part = current.as_ref().and_then(|(_, parts)| parts.get(lazy.part));
@@ -344,9 +348,12 @@ impl Writer<'_, '_> {
             Ok(())
         })?;
         out.flush().map_err(|error| unwritable(path, &error))?;
-        Ok(if digest { hex(&hasher.finalize()) } else { String::new() })
+        Ok(if digest { hasher.finalize().to_hex().to_string() } else { String::new() })
     }
 }
+
+/// Threads that have payloads produced, in turn.
+const PRODUCERS: usize = 2;
 
 /// Groups in the order in which the pieces ask for them; one that is asked for again later is made again.
 fn production_order(pieces: &[Piece]) -> Vec<usize> {

@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use super::judge::provenance;
 use super::{RewriteOptions, memory, output_of};
 use crate::calibrate::{
@@ -14,7 +12,7 @@ use crate::data::{self, Sample, Samples};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Inventory;
 use crate::onnx::save::write_file;
-use crate::onnx::{Checked, Model, hex};
+use crate::onnx::{Checked, Model};
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Emit, ScaleStorage};
@@ -27,7 +25,7 @@ const ONE_BESIDE: u64 = 10;
 const ENOUGH_ROWS: u64 = 4096;
 
 /// What a file of statistics says of itself.
-const MODEL: &str = "model_sha256";
+const MODEL: &str = "model_blake3";
 const SOURCE: &str = "source";
 const SAMPLES: &str = "samples";
 const LIKENESS: &str = "likeness";
@@ -334,7 +332,9 @@ fn read_statistics(path: &Path, model: &Model) -> Result<(Kept, report::Statisti
                 .help("collect them anew: --calibration FILE --statistics NEW_FILE"),
         ));
     }
-    let file =
-        report::StatisticsFile { path: path.display().to_string(), sha256: hex(&Sha256::digest(&bytes)) };
+    let file = report::StatisticsFile {
+        path: path.display().to_string(),
+        blake3: blake3::hash(&bytes).to_hex().to_string(),
+    };
     Ok((kept, file))
 }

@@ -341,9 +341,9 @@ fn without_padding(samples: Samples, specs: &[InputSpec], original: &Runner) -> 
 
 pub(super) fn provenance(samples: &Samples) -> Data {
     match &samples.origin {
-        data::Origin::File { path, sha256 } => Data::File {
+        data::Origin::File { path, blake3 } => Data::File {
             path: path.display().to_string(),
-            sha256: sha256.clone(),
+            blake3: blake3.clone(),
             labelled: samples.labelled(),
         },
         data::Origin::Synthetic { seed } => Data::Synthetic { seed: *seed },

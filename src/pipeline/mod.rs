@@ -135,7 +135,7 @@ pub struct Done {
 impl Done {
     /// Says of what `model` the plan is.
     fn new(report: Report, plan: Plan, model: &Model) -> Self {
-        Self { report, plan: Plan { model_sha256: model.digest().to_owned(), ..plan } }
+        Self { report, plan: Plan { model_blake3: model.digest().to_owned(), ..plan } }
     }
 }
 

@@ -2,14 +2,12 @@
 
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
-
 use super::Written;
 use super::inspect::distinct;
 use super::judge::Judged;
 use crate::engine::{Release, fusion};
 use crate::error::Result;
-use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions, hex};
+use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions};
 use crate::plan::{Decision, Plan, Step, tied_bytes};
 use crate::quant::WeightError;
 use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
@@ -59,11 +57,11 @@ impl<'m> Notes<'m> {
                 ("efq.version", env!("CARGO_PKG_VERSION").to_owned()),
                 ("efq.preset", plan.preset.clone()),
             ],
-            digests: vec!["efq.source_sha256", "efq.plan_sha256"],
+            digests: vec!["efq.source_blake3", "efq.plan_blake3"],
             tell: Box::new(move || {
                 let of_model = model.digest().to_owned();
-                let plan = Plan { model_sha256: of_model.clone(), ..plan.clone() };
-                vec![of_model, hex(&Sha256::digest(plan.to_json()))]
+                let plan = Plan { model_blake3: of_model.clone(), ..plan.clone() };
+                vec![of_model, blake3::hash(plan.to_json().as_bytes()).to_hex().to_string()]
             }),
         }
     }
@@ -89,7 +87,7 @@ impl<'m> Notes<'m> {
         let result = File {
             path: String::new(),
             bytes: model + side,
-            sha256: String::new(),
+            blake3: String::new(),
             opset: crate::onnx::opset_version(&draft.proto.opset_import, ""),
         };
         let skipped = Validation::Skipped { reason: "a dry run".to_owned() };
@@ -121,7 +119,7 @@ impl<'m> Notes<'m> {
         fitting: Option<report::Fitting>,
     ) -> Report {
         let saved = written.staged.saved();
-        let mut result = file(&written.model, written.staged.target(), &saved.sha256);
+        let mut result = file(&written.model, written.staged.target(), &saved.blake3);
         result.bytes = saved.bytes + saved.side_bytes;
         let mut report = self.report("rewrite", Some(result), judged.into_validation());
         report.tensors = tensors(plan, &written.errors.sorted());
@@ -180,11 +178,11 @@ impl<'m> Notes<'m> {
     }
 }
 
-pub(super) fn file(model: &Model, path: &Path, sha256: &str) -> File {
+pub(super) fn file(model: &Model, path: &Path, blake3: &str) -> File {
     File {
         path: path.display().to_string(),
         bytes: model.size(),
-        sha256: sha256.to_owned(),
+        blake3: blake3.to_owned(),
         opset: model.opset(),
     }
 }

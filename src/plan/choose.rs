@@ -48,7 +48,7 @@ pub fn choose(model: &Model, digest: &str, inventory: &Inventory, settings: &Set
     Ok(Plan {
         schema: SCHEMA,
         efq: env!("CARGO_PKG_VERSION").to_owned(),
-        model_sha256: digest.to_owned(),
+        model_blake3: digest.to_owned(),
         preset: settings.preset.clone(),
         decisions,
     })

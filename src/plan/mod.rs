@@ -37,8 +37,8 @@ pub struct Plan {
     pub schema: u32,
     /// efq's version that made the plan.
     pub efq: String,
-    /// SHA-256 of the model file it was made for.
-    pub model_sha256: String,
+    /// BLAKE3 of the model file it was made for.
+    pub model_blake3: String,
     /// The preset it came from, for the record.
     pub preset: String,
     /// One per initializer, and per Constant node that holds a weight.
@@ -260,7 +260,7 @@ impl Plan {
         if plan.schema != SCHEMA {
             return Err(Error::caller("plan", format!("schema {}, this efq reads {SCHEMA}", plan.schema)));
         }
-        if plan.model_sha256 != digest {
+        if plan.model_blake3 != digest {
             return Err(Error::caller(
                 "plan",
                 format!("made for another model than {}", model.path().display()),

@@ -18,6 +18,18 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    /// Adds sums in units of `scale`.
+    #[inline(always)]
+    fn add(&mut self, sums: &Sums, scale: &[f32; LANES]) {
+        for l in 0..LANES {
+            let square = f64::from(scale[l]) * f64::from(scale[l]);
+            self.error[l] += f64::from(sums.error[l]) * square;
+            self.signal[l] += f64::from(sums.signal[l]) * square;
+            let max = sums.max[l] * scale[l].abs();
+            self.max[l] = if max > self.max[l] { max } else { self.max[l] };
+        }
+    }
+
     pub fn total(&self) -> WeightError {
         WeightError {
             squared_error: self.error.iter().sum(),
@@ -49,7 +61,7 @@ impl Kernel for EncodeTile<'_> {
         for start in (0..width).step_by(LANES) {
             let end = width.min(start + LANES);
             let column = Columns::new(&scales[start..end], &zeros[start..end], levels);
-            let mut sums = std::mem::take(tally);
+            let mut sums = Sums::default();
             for (values, codes) in values.chunks_exact(width).zip(codes.chunks_mut(stride)) {
                 let (values, codes) = (&values[start..end], &mut codes[start..end]);
                 if let (Some(values), Some(codes)) = (values.first_chunk(), codes.first_chunk_mut()) {
@@ -61,9 +73,17 @@ impl Kernel for EncodeTile<'_> {
                     codes.copy_from_slice(&lanes[..end - start]);
                 }
             }
-            *tally = sums;
+            tally.add(&sums, &column.scale);
         }
     }
+}
+
+/// Sums over the rows of a tile, in scales of the columns: squares then neither overflow nor vanish in f32.
+#[derive(Default)]
+struct Sums {
+    error: [f32; LANES],
+    signal: [f32; LANES],
+    max: [f32; LANES],
 }
 
 #[inline(always)]
@@ -96,13 +116,13 @@ impl Columns {
     }
 
     #[inline(always)]
-    fn encode(&self, values: &[f32; LANES], codes: &mut [u8; LANES], sums: &mut Tally) {
+    fn encode(&self, values: &[f32; LANES], codes: &mut [u8; LANES], sums: &mut Sums) {
         for l in 0..LANES {
-            let bounded = bound(values[l] * self.inverse[l], self.low[l], self.high[l]);
-            let distance = round(bounded);
-            let residual = values[l] - distance * self.scale[l];
-            sums.error[l] += f64::from(residual) * f64::from(residual);
-            sums.signal[l] += f64::from(values[l]) * f64::from(values[l]);
+            let exact = values[l] * self.inverse[l];
+            let distance = round(bound(exact, self.low[l], self.high[l]));
+            let residual = (values[l] - distance * self.scale[l]) * self.inverse[l];
+            sums.error[l] += residual * residual;
+            sums.signal[l] += exact * exact;
             let magnitude = residual.abs();
             sums.max[l] = if magnitude > sums.max[l] { magnitude } else { sums.max[l] };
             codes[l] = low_byte(distance + self.zero[l]);

@@ -131,6 +131,20 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Whether its rows are stored as the float32 values that they stand for, one behind the other.
+    pub fn is_plain(&self) -> bool {
+        self.element == Element::F32 && self.layout.n_stride == 1 && self.factor == 1.0
+    }
+
+    /// Some columns of a row as stored float32 values, little-endian; `None` unless [plain](Self::is_plain).
+    ///
+    /// # Panics
+    /// When the row or the columns leave the matrix.
+    pub fn plain_row(&self, row: usize, columns: Range<usize>) -> Option<&'a [[u8; 4]]> {
+        assert!(row < self.k() && columns.end <= self.n());
+        self.is_plain().then(|| self.run(self.index(row, columns.start), columns.len()))
+    }
+
     fn index(&self, row: usize, column: usize) -> usize {
         self.layout.offset + row * self.layout.k_stride + column * self.layout.n_stride
     }

@@ -5,12 +5,12 @@ use rayon::prelude::*;
 use super::{
     encode::{EncodeTile, Tally},
     error::WeightError,
-    fit::{Algorithm, TASK_COLUMNS, fit, fit_on},
+    fit::{Algorithm, Fitter, fit_on, tile_width},
     grid::Grid,
     levels::Levels,
     matrix::Matrix,
     pack::PackNibbles,
-    scheme::{Bits, Scheme},
+    scheme::{Bits, ScaleStorage, Scheme},
     simd::Simd,
 };
 
@@ -23,7 +23,7 @@ pub struct Quantized {
     pub scales: Vec<u8>,
     /// `[blocks,N]`, packed as the codes; `None` for a symmetric scheme.
     pub zero_points: Option<Vec<u8>>,
-    /// What the codes of the scales count, for [`ScaleStorage::Byte`](super::ScaleStorage::Byte).
+    /// What the codes of the scales count, for [`ScaleStorage::Byte`].
     pub unit: Option<f32>,
     /// Measured with the scales as stored.
     pub error: WeightError,
@@ -39,43 +39,42 @@ pub fn quantize(matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Quanti
 
 /// The error that [`quantize`] would report.
 pub fn measure(matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> WeightError {
-    let grid = fit(matrix, scheme, algorithm);
-    let encoder = Encoder { simd: Simd::detect(), matrix, scheme, grid: &grid };
-    let strips = 0..matrix.k().div_ceil(STRIP_ROWS);
-    let errors =
-        strips.into_par_iter().map_init(Scratch::default, |scratch, strip| encoder.strip(strip, scratch));
-    // Collected before adding: the sum must not depend on which thread was first.
-    errors.collect::<Vec<_>>().into_iter().sum()
+    quantize(matrix, scheme, algorithm).error
 }
 
 pub(super) fn quantize_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Quantized {
     let (k, n) = (matrix.k(), matrix.n());
-    let grid = fit_on(simd, matrix, scheme, algorithm);
-    let encoder = Encoder { simd, matrix, scheme, grid: &grid };
+    // Whole units need the largest scale of the tensor before any code is chosen; else a tile is read once.
+    let at_once = scheme.scales != ScaleStorage::Byte;
+    let mut grid = if at_once {
+        let count = scheme.blocks(k) * n;
+        Grid { scales: vec![0.0; count], zeros: vec![0.0; count], unit: None }
+    } else {
+        fit_on(simd, matrix, scheme, algorithm)
+    };
     let mut codes = vec![0; scheme.codes_len(k, n)];
-    let strip_bytes = scheme.bits.bytes(STRIP_ROWS * n).max(1);
-    let strips = codes.par_chunks_mut(strip_bytes).enumerate();
-    let errors = strips.map_init(Scratch::default, |scratch, (strip, out)| {
-        let error = encoder.strip(strip, scratch);
-        match scheme.bits {
-            Bits::Four => simd.run(PackNibbles { codes: &scratch.codes, out }),
-            Bits::Eight => out.copy_from_slice(&scratch.codes),
-        }
-        error
+    // Each task starts at a whole byte.
+    let blocks = if scheme.bits == Bits::Four && scheme.block * n % 2 == 1 { 2 } else { 1 };
+    let encoder = Encoder { simd, matrix, scheme, fit: at_once.then_some(algorithm) };
+    let tasks = codes
+        .par_chunks_mut(scheme.bits.bytes(blocks * scheme.block * n).max(1))
+        .zip(grid.scales.par_chunks_mut((blocks * n).max(1)))
+        .zip(grid.zeros.par_chunks_mut((blocks * n).max(1)));
+    let errors = tasks.enumerate().map_init(Scratch::default, |scratch, (task, ((out, scales), zeros))| {
+        encoder.blocks(task * blocks, scratch, out, (scales, zeros))
     });
+    // Collected before adding: the sum must not depend on which thread was first.
     let error = errors.collect::<Vec<_>>().into_iter().sum();
     let (scales, zero_points) = (grid.scale_bytes(scheme.scales), grid.zero_point_bytes(scheme));
     Quantized { codes, scales, zero_points, unit: grid.unit, error }
 }
 
-/// Rows encoded together: an even number, so that each strip starts at a whole byte.
-const STRIP_ROWS: usize = 16;
-
 /// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
     tile: Vec<f32>,
-    /// Codes of a strip, one a byte.
+    fitter: Fitter,
+    /// Codes, one a byte.
     codes: Vec<u8>,
 }
 
@@ -83,38 +82,62 @@ struct Encoder<'a> {
     simd: Simd,
     matrix: &'a Matrix<'a>,
     scheme: Scheme,
-    grid: &'a Grid,
+    /// How scales and zero points are chosen, unless they are known.
+    fit: Option<Algorithm>,
 }
 
 impl Encoder<'_> {
-    /// Encodes the rows of one strip into `scratch.codes`.
-    fn strip(&self, strip: usize, scratch: &mut Scratch) -> WeightError {
+    /// Encodes the blocks of rows from `first` on, as many as there are rows of `scales`, to `out`.
+    fn blocks(
+        &self,
+        first: usize,
+        scratch: &mut Scratch,
+        out: &mut [u8],
+        (scales, zeros): (&mut [f32], &mut [f32]),
+    ) -> WeightError {
         let (k, n, block) = (self.matrix.k(), self.matrix.n(), self.scheme.block);
         let levels = Levels::of(self.scheme);
-        let first = strip * STRIP_ROWS;
-        let end = k.min(first + STRIP_ROWS);
-        let Scratch { tile, codes } = scratch;
-        codes.resize((end - first) * n, 0);
+        let Scratch { tile, fitter, codes } = scratch;
         let mut tally = Tally::default();
-        let mut top = first;
-        while top < end {
-            let group = top / block;
-            let bottom = end.min((group + 1) * block);
-            for left in (0..n).step_by(TASK_COLUMNS) {
-                let right = n.min(left + TASK_COLUMNS);
-                tile.resize((bottom - top) * (right - left), 0.0);
-                self.matrix.tile(top..bottom, left..right, tile);
-                self.simd.run(EncodeTile {
-                    values: tile,
-                    scales: &self.grid.scales[group * n..][left..right],
-                    zeros: &self.grid.zeros[group * n..][left..right],
-                    levels: &levels,
-                    codes: &mut codes[(top - first) * n + left..],
-                    stride: n,
-                    tally: &mut tally,
-                });
+        // Two codes share a byte: where a row may start within one, all are packed together.
+        let apart = self.scheme.bits == Bits::Four && n % 2 == 1;
+        if apart {
+            codes.resize((k - first * block).min(scales.len() / n * block) * n, 0);
+        }
+        let grids = scales.chunks_mut(n).zip(zeros.chunks_mut(n)).enumerate();
+        for (number, (scales, zeros)) in grids {
+            let top = (first + number) * block;
+            let height = block.min(k - top);
+            let width = tile_width(height);
+            let strips = scales.chunks_mut(width).zip(zeros.chunks_mut(width)).enumerate();
+            for (strip, (scales, zeros)) in strips {
+                let (left, width) = (strip * width, scales.len());
+                tile.resize(height * width, 0.0);
+                self.matrix.tile(top..top + height, left..left + width, tile);
+                if let Some(algorithm) = self.fit {
+                    fitter.fit(self.simd, tile, &levels, algorithm, (scales, zeros));
+                }
+                let start = number * block * n + left;
+                let mut encode = |codes: &mut [u8], stride| {
+                    let (values, levels, tally) = (&*tile, &levels, &mut tally);
+                    self.simd.run(EncodeTile { values, scales, zeros, levels, codes, stride, tally });
+                };
+                match self.scheme.bits {
+                    Bits::Eight => encode(&mut out[start..], n),
+                    Bits::Four if apart => encode(&mut codes[start..], n),
+                    Bits::Four => {
+                        codes.resize(height * width, 0);
+                        encode(codes, width);
+                        let rows = out[start / 2..].chunks_mut(n / 2).zip(codes.chunks(width));
+                        rows.for_each(|(out, codes)| {
+                            self.simd.run(PackNibbles { codes, out: &mut out[..width / 2] });
+                        });
+                    }
+                }
             }
-            top = bottom;
+        }
+        if apart {
+            self.simd.run(PackNibbles { codes, out });
         }
         tally.total()
     }

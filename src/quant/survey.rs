@@ -3,7 +3,6 @@
 use rayon::prelude::*;
 
 use super::{
-    fit::TASK_COLUMNS,
     levels::Levels,
     matrix::Matrix,
     scheme::Scheme,
@@ -37,12 +36,12 @@ impl Survey {
 /// Surveys `matrix` for blocks of `block` rows (not zero).
 pub fn survey(matrix: &Matrix, block: usize) -> Survey {
     let (k, n, simd) = (matrix.k(), matrix.n(), Simd::detect());
-    let strips = n.div_ceil(TASK_COLUMNS);
+    let strips = n.div_ceil(STRIP_COLUMNS);
     (0..k.div_ceil(block) * strips)
         .into_par_iter()
         .map_init(Vec::new, |tile, task| {
-            let (top, left) = (task / strips * block, task % strips * TASK_COLUMNS);
-            let (height, width) = (block.min(k - top), TASK_COLUMNS.min(n - left));
+            let (top, left) = (task / strips * block, task % strips * STRIP_COLUMNS);
+            let (height, width) = (block.min(k - top), STRIP_COLUMNS.min(n - left));
             survey_block(simd, matrix, [top, left, height, width], tile)
         })
         .reduce(|| Survey::EMPTY, Survey::and)
@@ -68,7 +67,10 @@ pub fn byte_scales_fit(survey: &Survey) -> bool {
         && (survey.least_block_max.is_infinite() || survey.least_block_max * SPREAD >= survey.max_abs)
 }
 
-/// Rows read at a time: a tile stays in the first-level cache whatever the block is.
+/// Columns of the unit of parallel work: a page of float32 values.
+const STRIP_COLUMNS: usize = 1024;
+
+/// Rows read at a time: a tile stays in the cache whatever the block is.
 const TILE_ROWS: usize = 32;
 
 fn survey_block(
@@ -77,14 +79,19 @@ fn survey_block(
     [top, left, height, width]: [usize; 4],
     tile: &mut Vec<f32>,
 ) -> Survey {
-    let mut column_max = [0.0_f32; TASK_COLUMNS];
+    let mut column_max = [0.0_f32; STRIP_COLUMNS];
     let column_max = &mut column_max[..width];
-    let mut first_non_finite = None;
+    let (columns, mut first_non_finite) = (left..left + width, None);
     for row in (top..top + height).step_by(TILE_ROWS) {
         let rows = row..(top + height).min(row + TILE_ROWS);
+        // What lies in memory as it is wanted is not copied.
+        let plain = rows.clone().map_while(|row| matrix.plain_row(row, columns.clone()));
+        if matrix.is_plain() && simd.run(Scan { rows: plain, column_max }) {
+            continue;
+        }
         tile.resize(rows.len() * width, 0.0);
-        matrix.tile(rows, left..left + width, tile);
-        let finite = simd.run(Scan { tile, column_max });
+        matrix.tile(rows, columns.clone(), tile);
+        let finite = simd.run(Scan { rows: tile.chunks_exact(width), column_max });
         if !finite && first_non_finite.is_none() {
             let at = tile.iter().position(|value| !value.is_finite());
             first_non_finite = at.map(|at| (row + at / width, left + at % width));
@@ -98,21 +105,40 @@ fn survey_block(
     }
 }
 
-/// Raises the maxima of the columns to the finite magnitudes of the tile; true when all are finite.
-struct Scan<'a> {
-    tile: &'a [f32],
+/// A float32 value, or its little-endian bytes.
+trait Value: Copy {
+    fn float(self) -> f32;
+}
+
+impl Value for f32 {
+    #[inline(always)]
+    fn float(self) -> f32 {
+        self
+    }
+}
+
+impl Value for [u8; 4] {
+    #[inline(always)]
+    fn float(self) -> f32 {
+        f32::from_le_bytes(self)
+    }
+}
+
+/// Raises the maxima of the columns to the finite magnitudes of the rows; true when all are finite.
+struct Scan<'a, R> {
+    rows: R,
     column_max: &'a mut [f32],
 }
 
-impl Kernel for Scan<'_> {
+impl<'r, V: Value + 'r, R: Iterator<Item = &'r [V]>> Kernel for Scan<'_, R> {
     type Output = bool;
 
     #[inline(always)]
     fn run(self) -> bool {
         let mut bad = 0_u32;
-        for row in self.tile.chunks_exact(self.column_max.len()) {
+        for row in self.rows {
             for (max, value) in self.column_max.iter_mut().zip(row) {
-                let magnitude = value.abs();
+                let magnitude = value.float().abs();
                 let finite = magnitude <= f32::MAX;
                 bad |= u32::from(!finite);
                 let magnitude = if finite { magnitude } else { 0.0 };

@@ -33,8 +33,8 @@ pub struct Fitting {
 pub struct StatisticsFile {
     /// Path as given.
     pub path: String,
-    /// SHA-256 of the contents.
-    pub sha256: String,
+    /// BLAKE3 of the contents.
+    pub blake3: String,
 }
 
 /// How one weight was fitted.
@@ -113,10 +113,10 @@ pub(super) fn markdown(out: &mut String, fitting: Option<&Fitting>) {
     for sentence in fitting.sentences() {
         let _ = writeln!(out, "- {}", for_markdown(&sentence));
     }
-    if let Data::File { sha256, .. } = &fitting.data {
-        let _ = writeln!(out, "- SHA-256 of the samples: {sha256}");
+    if let Data::File { blake3, .. } = &fitting.data {
+        let _ = writeln!(out, "- BLAKE3 of the samples: {blake3}");
     }
     if let Some(kept) = &fitting.statistics {
-        let _ = writeln!(out, "- SHA-256 of the statistics: {}", kept.sha256);
+        let _ = writeln!(out, "- BLAKE3 of the statistics: {}", kept.blake3);
     }
 }

@@ -14,7 +14,7 @@ pub fn markdown(report: &Report) -> String {
     if let Validation::Measured { deployed, .. } = &report.validation {
         let _ = writeln!(out, "**{}**\n", for_markdown(&verdict_line(&report.preset.name, deployed)));
     }
-    let _ = writeln!(out, "| | file | bytes | opset | SHA-256 |\n|---|---|---:|---|---|");
+    let _ = writeln!(out, "| | file | bytes | opset | BLAKE3 |\n|---|---|---:|---|---|");
     for (name, file) in [("original", Some(&report.original)), ("result", report.result.as_ref())] {
         let Some(file) = file else { continue };
         let _ = writeln!(
@@ -23,7 +23,7 @@ pub fn markdown(report: &Report) -> String {
             for_markdown(&file.path),
             file.bytes,
             file.opset,
-            file.sha256
+            file.blake3
         );
     }
     let _ = writeln!(
@@ -84,7 +84,7 @@ fn validation(out: &mut String, report: &Report) {
         }
         Validation::Measured { output, deployed, weights_only, data, engine } => {
             let from = match data {
-                Data::File { path, sha256, .. } => format!("{} (SHA-256 {sha256})", for_markdown(path)),
+                Data::File { path, blake3, .. } => format!("{} (BLAKE3 {blake3})", for_markdown(path)),
                 Data::Synthetic { seed } => {
                     format!("synthetic inputs (seed {seed}), which say nothing about real ones")
                 }

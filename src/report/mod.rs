@@ -70,8 +70,8 @@ pub struct File {
     pub path: String,
     /// Bytes with side files.
     pub bytes: u64,
-    /// SHA-256 of the `.onnx` file; empty in a dry run.
-    pub sha256: String,
+    /// BLAKE3 of the `.onnx` file; empty in a dry run.
+    pub blake3: String,
     /// Version of the default operator set.
     pub opset: i64,
 }
@@ -184,8 +184,8 @@ pub enum Data {
     File {
         /// Path as given.
         path: String,
-        /// SHA-256 of the contents.
-        sha256: String,
+        /// BLAKE3 of the contents.
+        blake3: String,
         /// Whether there were labels.
         labelled: bool,
     },

@@ -220,12 +220,12 @@ fn validation(out: &mut String, report: &Report) {
             row("KL (nats)", both(&|v| figure(v.kl, 5, "")));
             row("predictions changed", both(&|v| figure(v.changed, 2, " %")));
             let from = match data {
-                Data::File { path, sha256, labelled } => format!(
-                    "{} samples{} of {} (sha256 {}…)",
+                Data::File { path, blake3, labelled } => format!(
+                    "{} samples{} of {} (blake3 {}…)",
                     deployed.samples,
                     if *labelled { " with labels" } else { "" },
                     for_terminal(path),
-                    sha256.get(..12).unwrap_or(sha256)
+                    blake3.get(..12).unwrap_or(blake3)
                 ),
                 Data::Synthetic { seed } => {
                     format!(

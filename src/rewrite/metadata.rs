@@ -6,7 +6,7 @@ use prost::Message as _;
 use crate::onnx::proto::{ModelProto, StringStringEntryProto};
 use crate::onnx::{Draft, LazyPart};
 
-/// Characters of a SHA-256 in hex.
+/// Characters of a BLAKE3 in hex.
 const DIGEST_LEN: usize = 64;
 
 /// Keys and their values.

@@ -427,8 +427,8 @@ def check_run(tally, subject, case, options, run):
 
 def check_file(tally, subject, case, run, model, unchanged):
     result, old = run.report["result"], case.model
-    digest = hashlib.sha256(run.output.read_bytes()).hexdigest()
-    tally.check(subject, "digest in the report", result["sha256"] == digest)
+    digest = hashlib.blake3(run.output.read_bytes()).hexdigest()
+    tally.check(subject, "digest in the report", result["blake3"] == digest)
     sizes = sum(path.stat().st_size for path in run.output.parent.iterdir())
     same = unchanged or result["bytes"] == sizes
     tally.check(subject, "bytes in the report", same, f"{result['bytes']}, not {sizes}")
@@ -438,7 +438,7 @@ def check_file(tally, subject, case, run, model, unchanged):
     tally.check(subject, "outputs", list(model.graph.output) == list(old.graph.output))
     metadata = lambda m: {entry.key: entry.value for entry in m.metadata_props}
     kept = metadata(old).items() <= metadata(model).items()
-    efq = {"efq.version", "efq.preset", "efq.source_sha256", "efq.plan_sha256"}
+    efq = {"efq.version", "efq.preset", "efq.source_blake3", "efq.plan_blake3"}
     tally.check(subject, "metadata", kept and (unchanged or efq <= metadata(model).keys()), str(metadata(model)))
     versions = lambda m: {entry.domain: entry.version for entry in m.opset_import}
     fine = all(versions(model).get(domain, 0) >= version for domain, version in versions(old).items())

@@ -48,7 +48,7 @@ fn presets_rules_and_plans() {
     add("plan of text", &with("--from-plan p.json"), Some(("p.json", b"hello")));
     add("plan of bytes", &with("--from-plan p.json"), Some(("p.json", &[0xff; 8])));
     add("deep plan", &with("--from-plan p.json"), Some(("p.json", "[".repeat(100_000).as_bytes())));
-    let empty = br#"{"schema":1,"efq":"0.1.0","model_sha256":"0","preset":"x","decisions":[]}"#;
+    let empty = br#"{"schema":1,"efq":"0.1.0","model_blake3":"0","preset":"x","decisions":[]}"#;
     add("plan of another model", &with("--from-plan p.json"), Some(("p.json", empty)));
     add(
         "plan of a later efq",

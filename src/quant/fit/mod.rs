@@ -15,7 +15,7 @@ use super::{
     scheme::Scheme,
     simd::{Kernel, Simd},
 };
-use panel::{LANES, Panel};
+use panel::{LANES, Lanes, Panel};
 
 /// How scales and zero points are chosen.
 #[derive(Serialize, Deserialize, Debug, Clone, Copy, PartialEq)]
@@ -68,14 +68,12 @@ pub(super) fn fit_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm: Alg
     strips.for_each_init(Scratch::default, |scratch, (block, left, (scales, zeros))| {
         let top = block * scheme.block;
         let height = scheme.block.min(k - top);
-        // Tall blocks are cut into narrower tiles, to stay in the second-level cache.
-        let width = (TILE_VALUES / height).clamp(1, TASK_COLUMNS).next_multiple_of(LANES);
+        let width = tile_width(height).min(TASK_COLUMNS);
         for (index, (scales, zeros)) in scales.chunks_mut(width).zip(zeros.chunks_mut(width)).enumerate() {
             let left = left + index * width;
-            let Scratch { tile, panel, magnitudes } = scratch;
-            tile.resize(height * scales.len(), 0.0);
-            matrix.tile(top..top + height, left..left + scales.len(), tile);
-            simd.run(FitTile { tile, panel, levels: &levels, algorithm, magnitudes, scales, zeros });
+            scratch.tile.resize(height * scales.len(), 0.0);
+            matrix.tile(top..top + height, left..left + scales.len(), &mut scratch.tile);
+            scratch.fitter.fit(simd, &scratch.tile, &levels, algorithm, (scales, zeros));
         }
     });
     grid.in_units(scheme)
@@ -84,19 +82,45 @@ pub(super) fn fit_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm: Alg
 /// Values of a tile: 64 KiB.
 const TILE_VALUES: usize = 16384;
 
+/// Columns of a tile of `height` rows: tall blocks are cut into narrower tiles, to stay in the second-level cache.
+pub(super) fn tile_width(height: usize) -> usize {
+    (TILE_VALUES / height.max(1)).max(1).next_multiple_of(LANES)
+}
+
 /// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
     tile: Vec<f32>,
+    fitter: Fitter,
+}
+
+/// Fits tiles one after the other.
+#[derive(Default)]
+pub(super) struct Fitter {
     panel: Panel,
     magnitudes: Vec<f32>,
+}
+
+impl Fitter {
+    /// Chooses a scale and a zero point for every column of `tile`, which is one block high.
+    pub fn fit(
+        &mut self,
+        simd: Simd,
+        tile: &[f32],
+        levels: &Levels,
+        algorithm: Algorithm,
+        (scales, zeros): (&mut [f32], &mut [f32]),
+    ) {
+        let Self { panel, magnitudes } = self;
+        simd.run(FitTile { tile, panel, levels, algorithm, magnitudes, scales, zeros });
+    }
 }
 
 /// One scale and zero point for each column of a panel; the scale in the unit of the panel.
 #[derive(Clone, Copy)]
 struct Choice {
-    scale: [f32; LANES],
-    zero: [f32; LANES],
+    scale: Lanes,
+    zero: Lanes,
 }
 
 /// Fits one block of rows of `scales.len()` columns, the first of which is `left`.
@@ -118,13 +142,17 @@ impl Kernel for FitTile<'_> {
         let width = self.scales.len();
         let slots = self.scales.chunks_mut(LANES).zip(self.zeros.chunks_mut(LANES));
         for (start, (scales, zeros)) in (0..).step_by(LANES).zip(slots) {
-            self.panel.load(self.tile, width, start, scales.len());
+            self.panel.measure(self.tile, width, start, scales.len());
             let choice = match self.algorithm {
                 Algorithm::Rtn => rtn::fit(self.panel, self.levels),
                 Algorithm::Percentile { percent } => {
+                    self.panel.load(self.tile, width, start, scales.len());
                     percentile::fit(self.panel, self.levels, percent, self.magnitudes)
                 }
-                Algorithm::Search | Algorithm::Gptq | Algorithm::Auto => search::fit(self.panel, self.levels),
+                Algorithm::Search | Algorithm::Gptq | Algorithm::Auto => {
+                    self.panel.load(self.tile, width, start, scales.len());
+                    search::fit(self.panel, self.levels)
+                }
             };
             let choice = self.panel.finish(choice, self.levels);
             scales.copy_from_slice(&choice.scale[..scales.len()]);

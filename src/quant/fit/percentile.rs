@@ -14,15 +14,14 @@ use super::{
 /// Clips at `percent` (0 to 100), interpolated linearly between magnitudes as NumPy does.
 #[inline(always)]
 pub(super) fn fit(panel: &Panel, levels: &Levels, percent: f32, magnitudes: &mut Vec<f32>) -> Choice {
-    let mut choice = Choice { scale: [0.0; LANES], zero: [0.0; LANES] };
+    let (mut min, mut max) = (panel.min, panel.max);
     for l in 0..LANES {
         magnitudes.clear();
         magnitudes.extend(panel.rows.iter().map(|row| row[l].abs()));
         let limit = percentile(magnitudes, percent);
-        let (min, max) = (bound(panel.min[l], -limit, limit), bound(panel.max[l], -limit, limit));
-        (choice.scale[l], choice.zero[l]) = rtn::divide(panel, l, min, max, levels);
+        (min[l], max[l]) = (bound(min[l], -limit, limit), bound(max[l], -limit, limit));
     }
-    choice
+    rtn::divide(panel, &min, &max, levels)
 }
 
 /// Reorders `values`; 0 when there are none.

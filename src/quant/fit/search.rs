@@ -12,12 +12,12 @@ use super::{
         scheme::Bits,
     },
     Choice,
-    panel::{LANES, Panel},
+    panel::{LANES, Lanes, Panel},
     rtn,
 };
 
-/// Evenly spaced multiples of the scale that round to nearest would take; beside the best of them the multiples
-/// halfway to its neighbours.
+/// Evenly spaced multiples of the scale that round to nearest would take; beside the best of them multiples
+/// between it and its neighbours.
 ///
 /// Above 1 the codes reach beyond the range, but fit the values better in small blocks; below, the
 /// range is clipped. At 8 bits neither gains much.
@@ -27,27 +27,24 @@ struct Sweep {
     count: usize,
 }
 
-const RANGES_4: Sweep = Sweep { first: 1.275, step: 0.05, count: 13 };
-const SYMMETRIC_4: Sweep = Sweep { first: 1.25, step: 0.08, count: 8 };
+const RANGES_4: Sweep = Sweep { first: 1.25, step: 0.1, count: 6 };
+const SYMMETRIC_4: Sweep = Sweep { first: 1.2, step: 0.12, count: 5 };
 const ALL_8: Sweep = Sweep { first: 1.005, step: 0.0125, count: 4 };
-
-/// Rounds of rounding again and refitting the best candidate, and its neighbours in zero point.
-const ROUNDS: usize = 2;
 
 impl Sweep {
     /// How many multiples are tried.
     #[inline(always)]
     fn tries(&self) -> usize {
-        self.count + HALVES.len()
+        self.count + NEARER.len()
     }
 
     /// The multiples of try number `index`; `centre` are the best of the evenly spaced ones.
     #[inline(always)]
-    fn factor(&self, index: usize, centre: &[f32; LANES]) -> [f32; LANES] {
+    fn factor(&self, index: usize, centre: &Lanes) -> Lanes {
         let mut factor = [self.first - self.step * index as f32; LANES];
         if index >= self.count {
             for l in 0..LANES {
-                factor[l] = centre[l] + self.step * HALVES[index - self.count];
+                factor[l] = centre[l] + self.step * NEARER[index - self.count];
             }
         }
         factor
@@ -55,13 +52,13 @@ impl Sweep {
 }
 
 /// Steps from the best multiple to those beside it.
-const HALVES: [f32; 2] = [0.5, -0.5];
+const NEARER: [f32; 4] = [0.5, -0.5, 0.25, -0.25];
 
 /// The best choice so far, with its error, and the multiple of the sweep that it came from.
 struct Best {
     choice: Choice,
-    error: [f32; LANES],
-    factor: [f32; LANES],
+    error: Lanes,
+    factor: Lanes,
 }
 
 #[inline(always)]
@@ -79,12 +76,11 @@ pub(super) fn fit(panel: &Panel, levels: &Levels) -> Choice {
         (false, Bits::Eight) => try_ranges(panel, levels, &mut best, &ALL_8),
     }
     let shifts: &[f32] = if levels.symmetric { &[0.0] } else { &[0.0, -1.0, 1.0] };
-    for _ in 0..ROUNDS {
-        let centre = best.choice;
-        for shift in shifts {
-            let zero = centre.zero.map(|zero| bound(zero + shift, levels.lowest, levels.highest));
-            consider(panel, levels, &mut best, Choice { zero, ..centre }, [1.0; LANES]);
-        }
+    // The best is rounded again and refitted, and so are its neighbours in zero point.
+    let centre = best.choice;
+    for shift in shifts {
+        let zero = centre.zero.map(|zero| bound(zero + shift, levels.lowest, levels.highest));
+        consider(panel, levels, &mut best, Choice { zero, ..centre }, [1.0; LANES]);
     }
     // The errors above come from sums that differ by rounding from those of the stored scale.
     let error = panel.evaluate(&best.choice, levels).rr;
@@ -100,6 +96,7 @@ pub(super) fn fit(panel: &Panel, levels: &Levels) -> Choice {
 /// Symmetric codes, with scales of the given sign relative to that of round to nearest.
 #[inline(always)]
 fn try_scales(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep, sign: f32) {
+    let widest = rtn::widest(&panel.min, &panel.max, levels);
     let mut centre = best.factor;
     for index in 0..sweep.tries() {
         if index == sweep.count {
@@ -107,9 +104,8 @@ fn try_scales(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep, si
         }
         let factor = sweep.factor(index, &centre);
         let mut choice = Choice { scale: [0.0; LANES], zero: [0.0; LANES] };
-        for (l, factor) in factor.iter().enumerate() {
-            let widest = rtn::widest(panel.min[l], panel.max[l], levels);
-            choice.scale[l] = usable(widest * (factor * sign));
+        for l in 0..LANES {
+            choice.scale[l] = usable(widest[l] * (factor[l] * sign));
         }
         consider(panel, levels, best, choice, factor);
     }
@@ -125,9 +121,9 @@ fn try_ranges(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep) {
         }
         let factor = sweep.factor(index, &centre);
         let mut choice = Choice { scale: [0.0; LANES], zero: [0.0; LANES] };
-        for (l, factor) in factor.iter().enumerate() {
+        for l in 0..LANES {
             let (min, max) = (panel.min[l], panel.max[l]);
-            let scale = usable((max - min) * (factor / levels.highest));
+            let scale = usable((max - min) * (factor[l] / levels.highest));
             let centre = (levels.highest - (max + min) / scale) * 0.5;
             choice.scale[l] = scale;
             choice.zero[l] = round(bound(centre, 0.0, levels.highest));
@@ -145,18 +141,33 @@ fn usable(scale: f32) -> f32 {
 
 /// Replaces the best choice, lane by lane, where the refitted candidate has a smaller error.
 #[inline(always)]
-fn consider(panel: &Panel, levels: &Levels, best: &mut Best, candidate: Choice, factor: [f32; LANES]) {
-    let sums = panel.evaluate(&candidate, levels);
-    for (l, factor) in factor.iter().enumerate() {
-        let (scale, zero) = (candidate.scale[l], candidate.zero[l]);
-        let refit = if sums.dd[l] > 0.0 { scale + sums.rd[l] / sums.dd[l] } else { scale };
-        let stored = panel.storable(l, refit, zero, levels);
-        let shift = stored - scale;
-        let error = sums.rr[l] + shift * (shift * sums.dd[l] - 2.0 * sums.rd[l]);
-        let better = error < best.error[l];
-        best.choice.scale[l] = if better { stored } else { best.choice.scale[l] };
-        best.choice.zero[l] = if better { zero } else { best.choice.zero[l] };
-        best.error[l] = if better { error } else { best.error[l] };
-        best.factor[l] = if better { *factor } else { best.factor[l] };
+fn consider(panel: &Panel, levels: &Levels, best: &mut Best, candidate: Choice, factor: Lanes) {
+    let Choice { scale, zero } = candidate;
+    let sums = panel.estimate(&candidate, levels);
+    let mut refit = scale;
+    for l in 0..LANES {
+        let shift = sums.rd[l] / sums.dd[l];
+        refit[l] = if sums.dd[l] > 0.0 { scale[l] + shift } else { scale[l] };
     }
+    let stored = panel.storable(&refit, &zero, levels);
+    let (mut error, mut better) = ([0.0; LANES], [0; LANES]);
+    for l in 0..LANES {
+        let shift = stored[l] - scale[l];
+        error[l] = sums.rr[l] + shift * (shift * sums.dd[l] - 2.0 * sums.rd[l]);
+        better[l] = if error[l] < best.error[l] { u32::MAX } else { 0 };
+    }
+    best.choice.scale = pick(&better, &stored, &best.choice.scale);
+    best.choice.zero = pick(&better, &zero, &best.choice.zero);
+    best.error = pick(&better, &error, &best.error);
+    best.factor = pick(&better, &factor, &best.factor);
+}
+
+/// The lanes of `new` where the bits of the mask are set, else those of `old`: a choice that stays free of branches.
+#[inline(always)]
+fn pick(mask: &[u32; LANES], new: &Lanes, old: &Lanes) -> Lanes {
+    let mut out = [0.0; LANES];
+    for l in 0..LANES {
+        out[l] = f32::from_bits(new[l].to_bits() & mask[l] | old[l].to_bits() & !mask[l]);
+    }
+    out
 }
