@@ -25,8 +25,7 @@ impl Tally {
             let square = f64::from(scale[l]) * f64::from(scale[l]);
             self.error[l] += f64::from(sums.error[l]) * square;
             self.signal[l] += f64::from(sums.signal[l]) * square;
-            let max = sums.max[l] * scale[l].abs();
-            self.max[l] = if max > self.max[l] { max } else { self.max[l] };
+            self.max[l] = if sums.max[l] > self.max[l] { sums.max[l] } else { self.max[l] };
         }
     }
 
@@ -78,7 +77,7 @@ impl Kernel for EncodeTile<'_> {
     }
 }
 
-/// Sums over the rows of a tile, in scales of the columns: squares then neither overflow nor vanish in f32.
+/// Sums over the rows of a tile, of squares in scales of the columns, which neither overflow nor vanish in f32.
 #[derive(Default)]
 struct Sums {
     error: [f32; LANES],
@@ -120,8 +119,9 @@ impl Columns {
         for l in 0..LANES {
             let exact = values[l] * self.inverse[l];
             let distance = round(bound(exact, self.low[l], self.high[l]));
-            let residual = (values[l] - distance * self.scale[l]) * self.inverse[l];
-            sums.error[l] += residual * residual;
+            let residual = values[l] - distance * self.scale[l];
+            let in_scales = residual * self.inverse[l];
+            sums.error[l] += in_scales * in_scales;
             sums.signal[l] += exact * exact;
             let magnitude = residual.abs();
             sums.max[l] = if magnitude > sums.max[l] { magnitude } else { sums.max[l] };
