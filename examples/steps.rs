@@ -1,5 +1,5 @@
 //! Rewrites a model with some steps of the fitting left out, to measure what each adds:
-//! `steps MODEL CALIBRATION OUT [STEP...]`, steps: carry refit descent sequential asymmetric bias kernel
+//! `steps MODEL CALIBRATION OUT [STEP...]`, steps: carry refit descent tabu sequential asymmetric bias kernel
 //! damping beside.
 
 use std::{env, error::Error, path::PathBuf, process::ExitCode};
@@ -28,8 +28,18 @@ fn run() -> Result<(), Box<dyn Error>> {
         return Err("usage: steps MODEL CALIBRATION OUT [STEP...]".into());
     };
     let has = |name: &str| steps.iter().any(|step| step == name);
-    let known =
-        ["carry", "refit", "descent", "sequential", "asymmetric", "bias", "kernel", "damping", "beside"];
+    let known = [
+        "carry",
+        "refit",
+        "descent",
+        "tabu",
+        "sequential",
+        "asymmetric",
+        "bias",
+        "kernel",
+        "damping",
+        "beside",
+    ];
     if let Some(unknown) = steps.iter().find(|step| !known.contains(&step.as_str())) {
         return Err(format!("step '{unknown}' is none of {}", known.join(", ")).into());
     }
@@ -47,7 +57,12 @@ fn run() -> Result<(), Box<dyn Error>> {
         validate: When::Never,
         overwrite: true,
         steps: Steps {
-            codes: compensate::Steps { carry: has("carry"), refit: has("refit"), descent: has("descent") },
+            codes: compensate::Steps {
+                carry: has("carry"),
+                refit: has("refit"),
+                descent: has("descent"),
+                tabu: has("tabu"),
+            },
             sequential: has("sequential"),
             asymmetric: has("asymmetric"),
             bias: has("bias"),

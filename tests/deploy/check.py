@@ -39,17 +39,17 @@ OPTION_SETS = {
 LEVEL = "session.qdq_matmulnbits_accuracy_level"
 EXACT, EXACT_HALF = 1e-5, 2e-3
 # In half precision a bias that is added apart is rounded apart, and that flips roundings to int8.
-SAME, SAME_HALF = 1e-6, 1e-2
+SAME, SAME_HALF = 1e-6, 2e-2
 # The zoo has this many samples of a model at most.
 FEW = 8
 # 8-bit weights err by half a percent: whatever is further off was rewritten wrongly.
 INT8_CLOSE = 0.05
-# On so few samples single roundings that flip show; on 256 texts the two agree to four digits.
+# On so few samples single roundings that flip show; on 2000 images the two agree to 0.1 %, on 64 of them to 1 %.
 # Beside 8-bit weights the rounding of activations is half of the error, and they show more.
 DEPLOYED, DEPLOYED_FEW, DEPLOYED_INT8, DEPLOYED_TINY = 1e-2, 2e-2, 5e-2, 1e-4
 WEIGHTS, WEIGHTS_TINY = 1e-3, 1e-6
 # Large models take most of the time: fewer option sets, and as many samples as keep rounding below DEPLOYED.
-SAMPLES, SAMPLES_LARGE, LARGE_BYTES = 64, 48, 50 << 20
+SAMPLES, SAMPLES_LARGE, LARGE_BYTES = 256, 48, 50 << 20
 SETS_LARGE = ("block 32", "adas")
 FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4)
 BYTES = {TensorProto.INT8: np.int8, TensorProto.UINT8: np.uint8}
@@ -94,9 +94,11 @@ class Case:
         self.model = onnx.load(path)
         large = sum(t.ByteSize() for t in self.model.graph.initializer) > LARGE_BYTES
         self.sets = SETS_LARGE if large else tuple(OPTION_SETS)
-        self.data, arrays = reduced(data, SAMPLES_LARGE if large else SAMPLES, folder)
-        self.feeds = feeds_of(self.model, arrays)
         self.half = any(t.data_type == TensorProto.FLOAT16 for t in self.model.graph.initializer)
+        self.data, arrays = reduced(data, SAMPLES_LARGE if large else SAMPLES, folder)
+        if self.half:
+            self.data, arrays = shuffled(self.data, arrays, folder)
+        self.feeds = feeds_of(self.model, arrays)
         self.checked = passes_checker(path)
         self.default = Outputs(session(path), self.feeds)
         self.plain = Outputs(session(path, optimize=False), self.feeds)
@@ -111,6 +113,22 @@ def reduced(path, count, folder):
     small = folder / path.name
     np.savez(small, **arrays)
     return small, arrays
+
+
+def shuffled(path, arrays, folder):
+    """The samples, where they are few over and over again with their integers shuffled, and a file of them: in half
+    precision it takes hundreds of samples until the roundings that flip even out."""
+    count = min(len(array) for array in arrays.values())
+    if count > FEW:
+        return path, arrays
+    generator = np.random.default_rng(0)
+    arrays = {name: np.concatenate([array[:count]] * -(-SAMPLES // count)) for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if array.dtype.kind == "i" and array.max() > 1:
+            arrays[name] = generator.permuted(array.ravel()).reshape(array.shape)
+    more = folder / f"more_{path.name}"
+    np.savez(more, **arrays)
+    return more, arrays
 
 
 def feeds_of(model, arrays):
@@ -475,9 +493,8 @@ def check_numbers(tally, subject, case, options, run, model):
     part = DEPLOYED if len(case.feeds) > FEW else DEPLOYED_FEW
     # Where experts are chosen, a rounding that flips may choose another.
     routed = any(node.op_type == "TopK" for node in model.graph.node)
-    # Half precision rounds before the int8 step: on 400 samples of bert_fp16 both agree to 0.4 %, on its own 6 to 4 %.
-    half = case.half and len(case.feeds) <= FEW
-    part = DEPLOYED_INT8 if "*=int8" in options or routed or half else part
+    part = DEPLOYED_FEW if case.half else part
+    part = DEPLOYED_INT8 if "*=int8" in options or routed else part
     return check_figures(tally, subject, case, report, default, plain, part)
 
 

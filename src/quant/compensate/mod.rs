@@ -3,7 +3,8 @@
 //!
 //! For a weight W `[K,N]`, decoded Ŵ and H = X̂ᵀX̂/n, every column of E = Ŵ - W* is charged eᵀHe, and columns
 //! are independent. In turn: codes by `gptq` (arXiv 2210.17323), then rounds of `refit` (all scales of a
-//! column together) and `descent` (codes one at a time, as in COMQ, arXiv 2403.07134). W* is [`target`]: W,
+//! column together) and `descent` (codes one at a time, as in COMQ, arXiv 2403.07134), last `tabu` (codes also against
+//! the slope). W* is [`target`]: W,
 //! moved so that the layer also answers for the difference of its inputs (GPTAQ, arXiv 2504.02692).
 
 mod descent;
@@ -11,6 +12,7 @@ mod gptq;
 mod prepared;
 mod refit;
 mod strip;
+mod tabu;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -33,6 +35,8 @@ use strip::Strip;
 const STRIP: usize = 64;
 /// Rounds of refit and descent at most.
 const ROUNDS: usize = 3;
+/// Rounds of tabu search and refit.
+const TABU_ROUNDS: usize = 4;
 /// A round that lowers the error by a smaller share is the last.
 const LEAST_GAIN: f64 = 1e-3;
 
@@ -45,11 +49,13 @@ pub struct Steps {
     pub refit: bool,
     /// Coordinate descent over the codes.
     pub descent: bool,
+    /// Tabu search over codes of 4 bits.
+    pub tabu: bool,
 }
 
 impl Default for Steps {
     fn default() -> Self {
-        Self { carry: true, refit: true, descent: true }
+        Self { carry: true, refit: true, descent: true, tabu: true }
     }
 }
 

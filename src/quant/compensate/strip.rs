@@ -5,12 +5,12 @@ use std::ops::Range;
 use faer::mat::MatRef;
 
 use super::prepared::Prepared;
-use super::{LEAST_GAIN, ROUNDS, Steps, descent, gptq, refit};
+use super::{LEAST_GAIN, ROUNDS, Steps, TABU_ROUNDS, descent, gptq, refit, tabu};
 use crate::linalg;
 use crate::quant::grid::{Grid, whole_units};
 use crate::quant::levels::Levels;
 use crate::quant::rounding::{bound, round_to_f16};
-use crate::quant::scheme::{ScaleStorage, Scheme};
+use crate::quant::scheme::{Bits, ScaleStorage, Scheme};
 
 /// `width` columns of a `[K,N]` weight, row-major `[K,width]`, with their grid `[blocks,width]`.
 pub(super) struct Strip {
@@ -89,6 +89,14 @@ impl Strip {
         }
         if steps.refit {
             refit::scales(self, &codes, &aim, prepared);
+        }
+        // Codes of 8 bits are next to the best ones already.
+        let searched = steps.tabu && self.scheme.bits == Bits::Four;
+        for _ in 0..if searched { TABU_ROUNDS } else { 0 } {
+            tabu::search(self, &mut codes, prepared);
+            if steps.refit {
+                refit::scales(self, &codes, &aim, prepared);
+            }
         }
         codes
     }
