@@ -1057,7 +1057,7 @@ fn the_interface_stays() {
         model.model_version = Some(7);
         model.graph.as_mut().unwrap().doc_string = Some("the graph".into());
     });
-    let (folder, model) = rewritten(&net, &[]);
+    let (folder, model) = rewritten(&net, &["--allow-requantize"]);
     let (before, after) = (&net.model, &model.proto);
     let (old, new) = (before.graph.as_ref().unwrap(), after.graph.as_ref().unwrap());
     assert_eq!(
@@ -1278,9 +1278,15 @@ fn a_model_of_which_all_is_kept_is_copied() {
 #[test]
 fn a_rewritten_model_has_nothing_left() {
     let (folder, _) = rewritten(&Net::linear(64, 64), &[]);
-    let run = folder.efq(&["rewrite", "out.onnx", "-p", "high_compression", "-o", "again.onnx"]);
-    assert_eq!(run.code, Some(3), "{run:?}");
-    assert!(run.err.starts_with("error: out.onnx: nothing to rewrite: "), "{run:?}");
+    let args = ["rewrite", "out.onnx", "-p", "high_compression", "-o", "again.onnx"];
+    for (more, what) in [
+        (&[][..], concat!("efq.version ", env!("CARGO_PKG_VERSION"), ": the model is quantized already: ")),
+        (&["--allow-requantize"], "nothing to rewrite: "),
+    ] {
+        let run = folder.efq(&[&args[..], more].concat());
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert!(run.err.starts_with(&format!("error: out.onnx: {what}")), "{run:?}");
+    }
 }
 
 /// A model that cannot be run is rewritten all the same, and that is said.

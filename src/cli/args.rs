@@ -179,6 +179,9 @@ pub(super) struct Rewrite {
     /// Make constants of weights that are also graph inputs, so that they can be quantized
     #[arg(long)]
     pub freeze_inputs: bool,
+    /// Go on with a model that is quantized already: what is still float is quantized
+    #[arg(long)]
+    pub allow_requantize: bool,
     /// The ONNX Runtime that is to run the result: the report warns of what it would not load or fuse
     #[arg(long, value_name = "ort-1.N|ort-web", value_parser = target)]
     pub target: Option<Release>,

@@ -47,6 +47,7 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
         overwrite: args.force,
         external: args.external_data,
         freeze_inputs: args.freeze_inputs,
+        allow_requantize: args.allow_requantize,
         target: args.target,
         seed: args.samples.seed,
         max_memory: args.limits.max_memory.unwrap_or(limits::RUN_BYTES),

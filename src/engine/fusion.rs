@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use super::{Release, nbits};
-use crate::graph::{Index, Scales, operand, rank, ranks};
+use crate::graph::{Addition, Index, Scales, is_dequantized, is_quantized_next, rank, ranks, sole_consumer};
 use crate::onnx::proto::{
     NodeProto, TensorProto,
     tensor_proto::DataType,
@@ -127,20 +127,11 @@ fn examine(
         return Err("its result is used inside a body".to_owned());
     }
     let user = index.node(slot.node).ok_or("its user is missing")?;
+    let product = user.output.first().map_or("", String::as_str);
     let hidden = |hiding: &[&str]| {
-        let product = user.output.first().map_or("", String::as_str);
-        match index.consumers(product) {
-            [next] if !index.is_output(product) => {
-                index.node(next.node).filter(|next| hiding.contains(&next.op_type())).map(|next| {
-                    Err(format!(
-                        "ONNX Runtime joins {} with the {} behind it",
-                        user.op_type(),
-                        next.op_type()
-                    ))
-                })
-            }
-            _ => None,
-        }
+        let next = sole_consumer(index, product).map(|(_, next)| next.op_type());
+        next.filter(|next| hiding.contains(next))
+            .map(|next| Err(format!("ONNX Runtime joins {} with the {next} behind it", user.op_type())))
     };
     let behind = match user.op_type() {
         "Gemm" => {
@@ -153,14 +144,24 @@ fn examine(
     }
     let input = user.input.first().map_or("", String::as_str);
     let rank = rank(index, input, 32).or_else(|| ranks.get(input).copied());
+    let half = tensor::data_type(scale) == Some(DataType::Float16) && !is_folded;
+    let kind = if half { DataType::Float16 } else { DataType::Float };
+    let addition = Addition::to(index, product, kind);
+    let adds_vector = addition.as_ref().is_some_and(|addition| addition.is_bias(*n));
     // ONNX Runtime may know a rank that is not known here.
-    if user.op_type() == "MatMul" && rank.is_none_or(|rank| rank == 2) && joins_addition(index, user, *n) {
+    let is_matrix = user.op_type() == "MatMul" && rank.is_none_or(|rank| rank == 2);
+    if is_matrix && addition.is_some() && !adds_vector {
         return Err("ONNX Runtime makes a Gemm of it and the Add behind it".to_owned());
     }
+    if is_dequantized(index, input, kind) {
+        return Err("its activation comes from a DequantizeLinear".to_owned());
+    }
+    let joined = |next: &NodeProto| is_matrix && adds_vector && node::is(next, "Add");
+    if is_quantized_next(index, product, kind, &joined) {
+        return Err("its output goes to a QuantizeLinear".to_owned());
+    }
     // What ONNX Runtime before 1.25 turns into a Gemm before it looks: of matrices, or of sizes that are all known.
-    let becomes_gemm =
-        adds_vector(index, user, *n) && (rank.is_none_or(|rank| rank <= 2) || has_fixed_inputs(index));
-    let half = tensor::data_type(scale) == Some(DataType::Float16) && !is_folded;
+    let becomes_gemm = adds_vector && (rank.is_none_or(|rank| rank <= 2) || has_fixed_inputs(index));
     let newer = bits == 8 || half || user.op_type() == "Gemm" || becomes_gemm;
     let since = if newer { Release::GEMM } else { Release::BLOCKED };
     let fused = Fused { node: slot.node, rounded: Some(block), since };
@@ -170,28 +171,6 @@ fn examine(
         ("Gemm", 1) => Err("the Gemm has factors, transposes or a bias that is no vector".to_owned()),
         (op, input) => Err(format!("used as input {input} of {op}")),
     }
-}
-
-/// Whether the product of matrices is added to something that is no constant vector.
-fn joins_addition(index: &Index<'_>, product: &NodeProto, n: usize) -> bool {
-    addend(index, product).is_some_and(|dims| dims.as_deref() != Some(&[n]))
-}
-
-/// Whether a constant vector is added to the product and to nothing else.
-fn adds_vector(index: &Index<'_>, product: &NodeProto, n: usize) -> bool {
-    addend(index, product).is_some_and(|dims| dims.as_deref() == Some(&[n]))
-}
-
-/// The sizes of what an Add adds to the product and to nothing else: `None` in it for what is no constant.
-fn addend(index: &Index<'_>, product: &NodeProto) -> Option<Option<Vec<usize>>> {
-    let output = product.output.first().map_or("", String::as_str);
-    if index.is_output(output) || !index.captured_by(output).is_empty() {
-        return None;
-    }
-    let [slot] = index.consumers(output) else { return None };
-    let add = index.node(slot.node).filter(|next| node::is(next, "Add"))?;
-    let other = add.input.iter().find(|name| *name != output);
-    Some(other.and_then(|name| operand(index, name)).map(|found| found.dims))
 }
 
 /// Whether every input of the graph has sizes that are numbers.

@@ -11,6 +11,7 @@ mod densify;
 mod fusion;
 mod glue;
 mod lower;
+mod modulo;
 mod nbits;
 mod refuse;
 mod release;

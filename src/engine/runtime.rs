@@ -8,7 +8,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_core::ops::konst::Const;
 use tract_onnx::tract_hir::internal::{InferenceFact, InferenceModelExt, ToDim};
 
-use super::{Variant, activation, cumsum, lower, switch};
+use super::{Variant, activation, cumsum, lower, modulo, switch};
 use crate::data::{Array, Sample};
 use crate::error::{Error, Kind, Result, one_line};
 use crate::onnx::proto::{ModelProto, tensor_proto::DataType};
@@ -125,6 +125,7 @@ pub(super) fn parse(lowered: &ModelProto) -> TractResult<InferenceModel> {
     let mut reader = tract_onnx::onnx().with_ignore_value_info(true);
     reader.op_register.insert(activation::OPERATOR, activation::build);
     reader.op_register.insert("CumSum", cumsum::build);
+    reader.op_register.insert("Mod", modulo::build);
     let parsed = reader.parse(&proto, None)?;
     anyhow_if(!parsed.unresolved_inputs.is_empty(), || {
         format!("unresolved values: {}", parsed.unresolved_inputs.join(", "))

@@ -1,5 +1,6 @@
 //! The bias that follows a linear.
 
+use super::beside::sole_consumer;
 use super::index::Index;
 use super::operand::{Operand, operand};
 use super::site::{Form, Site};
@@ -38,14 +39,10 @@ pub fn bias(index: &Index<'_>, site: &Site) -> Option<Bias> {
         }
         Form::MatMul => {
             let product = node.output.first()?;
-            let [slot] = index.consumers(product) else { return None };
-            if index.is_output(product) || !index.captured_by(product).is_empty() {
-                return None;
-            }
-            let add = index.node(slot.node).filter(|next| node::is(next, "Add"))?;
-            let input = 1usize.checked_sub(slot.input)?;
+            let (at, add) = sole_consumer(index, product).filter(|(_, next)| node::is(next, "Add"))?;
+            let input = add.input.iter().position(|name| name != product)?;
             let found = operand(index, add.input.get(input)?)?;
-            vector(&found, 1).then_some(Bias { node: slot.node, input, operand: found })
+            vector(&found, 1).then_some(Bias { node: at, input, operand: found })
         }
     }
 }

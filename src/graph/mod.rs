@@ -5,11 +5,13 @@
 //! everything that later rooms need to know about ONNX is said there. An [`Inventory`] lists every weight
 //! with all its uses: sites, and the others with the reason why they stay.
 
+mod beside;
 mod bias;
 mod einsum;
 mod index;
 mod operand;
 mod output;
+mod quantized;
 mod rank;
 mod roles;
 mod scales;
@@ -18,10 +20,12 @@ mod sweep;
 mod twins;
 mod values;
 
+pub use beside::{Addition, is_dequantized, is_quantized_next, sole_consumer};
 pub use bias::{Bias, bias};
 pub use index::{Index, Path, Use};
 pub use operand::{Operand, Origin, operand};
 pub use output::{Measured, measured_output};
+pub use quantized::{Quantized, QuantizedForm, quantized};
 pub use rank::{rank, ranks};
 pub use scales::Scales;
 pub use site::{Form, Inventory, Site, Weight, WeightUse, inventory};

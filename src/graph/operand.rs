@@ -69,7 +69,7 @@ pub fn operand(index: &Index<'_>, value: &str) -> Option<Operand> {
 
 /// Integers of a shape or axes input that is stored as they are; chains are not followed, which bounds the
 /// depth of chains whose shapes are chains.
-fn stored_integers(index: &Index<'_>, value: &str) -> Option<Vec<i64>> {
+pub(super) fn stored_integers(index: &Index<'_>, value: &str) -> Option<Vec<i64>> {
     match index.initializer(value) {
         Some(_) if index.is_overridable(value) => None,
         Some((_, tensor)) => tensor::integers(tensor),

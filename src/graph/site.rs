@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 
+use super::beside::{is_dequantized, is_quantized_next};
 use super::index::{Index, Use};
 use super::operand::{Operand, Origin, operand, stored};
+use super::quantized::is_quantized;
 use super::rank::rank;
 use super::roles;
 use super::twins::{Twins, twins};
@@ -304,12 +306,14 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
         _ => {}
     }
     if !matches!(form, Form::Gather) {
-        if index.producer(other).is_some_and(|(_, producer)| producer.op_type() == "DequantizeLinear") {
+        if is_dequantized(index, other, weight.delivered) {
             return refused("its activation is quantized already");
         }
         let output = node.output.first().map_or("", String::as_str);
-        let quantized = |slot: &Use| index.node(slot.node).is_some_and(|n| n.op_type() == "QuantizeLinear");
-        if index.consumers(output).iter().any(quantized) {
+        let is_bias = |next: &NodeProto| {
+            node::is(next, "Add") && next.input.iter().any(|name| operand(index, name).is_some())
+        };
+        if is_quantized_next(index, output, weight.delivered, &is_bias) {
             return refused("its output is quantized already");
         }
     }
@@ -334,6 +338,9 @@ fn overridable(index: &Index<'_>, node: &NodeProto, input: usize) -> Candidate {
 }
 
 fn reason(node: &NodeProto, data_type: DataType, rank: usize) -> String {
+    if is_quantized(node) {
+        return "quantized already".to_owned();
+    }
     if !is_float(data_type) {
         return format!("{} is not a weight type", tensor::type_name(data_type));
     }

@@ -7,6 +7,10 @@ use crate::data::{self, InputSpec, Label, Sample, Samples};
 use crate::engine::{Output, Runner, Variant, fusion};
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Inventory, Measured};
+use crate::onnx::proto::{
+    tensor_shape_proto::{Dimension, dimension},
+    type_proto,
+};
 use crate::onnx::{Checked, Model};
 use crate::progress::Progress;
 use crate::report::{Data, Validation};
@@ -40,6 +44,8 @@ pub(super) struct Ready {
     bare: Option<Runner>,
     /// Length of the output's last axis.
     width: usize,
+    /// Sizes of the output as the original declares them, where the other model may be of another kind altogether.
+    sizes: Option<Vec<Option<i64>>>,
     kept: Option<Vec<Output>>,
 }
 
@@ -260,7 +266,11 @@ impl<'a> Judge<'a> {
         } else {
             None
         };
-        Ok(Ready { samples, output, original, bare, width, kept })
+        let sizes = match self.options.output {
+            Some(_) => None,
+            None => Some(declared_sizes(self.model, &output.name)),
+        };
+        Ok(Ready { samples, output, original, bare, width, sizes, kept })
     }
 }
 
@@ -276,13 +286,19 @@ impl Ready {
     /// The score of one sample.
     fn score(&self, sample: &Sample, reference: &Output, candidate: &Output) -> Result<Score> {
         if reference.shape != candidate.shape {
-            return Err(Error::format(
-                "output",
-                format!(
-                    "{:?} from the original, {:?} from the rewritten model",
-                    reference.shape, candidate.shape
+            let what = format!(
+                "{:?} from the original, {:?} from the rewritten model",
+                reference.shape, candidate.shape
+            );
+            return Err(match &self.sizes {
+                Some(sizes) if are_others(sizes, &reference.shape, &candidate.shape) => {
+                    Error::format("output", what)
+                }
+                _ => Error::unsupported(
+                    "output",
+                    format!("{what}: sizes that hang on values cannot be compared"),
                 ),
-            ));
+            });
         }
         let width = reference.shape.last().copied().unwrap_or(1).max(1);
         let positions = reference.values.len() / width;
@@ -310,6 +326,25 @@ impl Ready {
             _ => Measure::Cosine,
         }
     }
+}
+
+/// The sizes that the graph output `name` is declared with, `None` for those that are no numbers.
+fn declared_sizes(model: &Model, name: &str) -> Vec<Option<i64>> {
+    let kind = model.graph().output.iter().find(|output| output.name() == name);
+    let kind = kind.and_then(|output| output.r#type.as_ref()?.value.as_ref());
+    let Some(type_proto::Value::TensorType(kind)) = kind else { return Vec::new() };
+    let size = |dim: &Dimension| match dim.value {
+        Some(dimension::Value::DimValue(size)) => Some(size),
+        _ => None,
+    };
+    kind.shape.iter().flat_map(|shape| shape.dim.iter().map(size)).collect()
+}
+
+/// Whether two outputs differ in more than sizes that are left open.
+fn are_others(sizes: &[Option<i64>], reference: &[usize], candidate: &[usize]) -> bool {
+    let fixed = |axis: usize| sizes.get(axis).copied().flatten().is_some();
+    let mut pairs = reference.iter().zip(candidate).enumerate();
+    reference.len() != candidate.len() || pairs.any(|(axis, (a, b))| a != b && fixed(axis))
 }
 
 /// The samples without padding, where the original shows on the one with the most of it that it does not

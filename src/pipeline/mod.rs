@@ -20,7 +20,7 @@ use crate::calibrate::{Fitted, Steps};
 use crate::data::{self, Samples};
 use crate::engine::{Release, fusion};
 use crate::error::{Error, Kind, Result};
-use crate::graph::{self, Inventory, inventory};
+use crate::graph::{self, Inventory, QuantizedForm, inventory};
 use crate::limits;
 use crate::onnx::save::{stage, stage_copy};
 use crate::onnx::{Checked, Model, SaveOptions, Staged, check_target, load};
@@ -87,6 +87,8 @@ pub struct RewriteOptions {
     pub external: bool,
     /// Make constants of initializers that callers may replace, which are quantized then. Default: false.
     pub freeze_inputs: bool,
+    /// Go on with a model that is quantized already, of which only what is still float is quantized. Default: false.
+    pub allow_requantize: bool,
     /// The ONNX Runtime that is to run the result, to be warned of. Default: none in particular.
     pub target: Option<Release>,
     /// Of synthetic samples. Default: 0.
@@ -115,6 +117,7 @@ impl RewriteOptions {
             overwrite: false,
             external: false,
             freeze_inputs: false,
+            allow_requantize: false,
             target: None,
             seed: 0,
             max_memory: limits::RUN_BYTES,
@@ -155,6 +158,9 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         check_target(target, &inputs, options.overwrite)?;
     }
     let place = |error: Error| error.within(model.path().display());
+    if !options.allow_requantize {
+        refuse_quantized(&model).map_err(place)?;
+    }
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
     let plan = match &options.plan {
@@ -222,6 +228,20 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         written.staged.publish(options.overwrite)?;
     }
     Ok(Done::new(report, plan, &model))
+}
+
+/// Refuses a model that is quantized already.
+fn refuse_quantized(model: &Model) -> Result<()> {
+    let Some(found) = graph::quantized(model) else { return Ok(()) };
+    let what = format!("the model is quantized already: {}", found.form.name());
+    Err(Error::unsupported(found.subject, what).help(match found.form {
+        QuantizedForm::Efq => {
+            "give the original, or --allow-requantize, which quantizes what is still float"
+        }
+        _ => {
+            "--allow-requantize quantizes what is still float, apart from what stands beside quantized activations"
+        }
+    }))
 }
 
 /// What [`validate`] is asked to do.

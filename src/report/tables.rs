@@ -19,6 +19,9 @@ pub struct Inspection {
     pub ir_version: i64,
     /// Who wrote it.
     pub producer: String,
+    /// How the model is quantized already and what shows it; absent where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<String>,
     /// Nodes of the main graph.
     pub nodes: usize,
     /// Names of the graph inputs.
@@ -147,6 +150,9 @@ impl Inspection {
             if self.nodes == 1 { "node" } else { "nodes" },
             for_terminal(&self.producer)
         );
+        if let Some(how) = &self.quantized {
+            let _ = writeln!(out, "quantized already: {}", for_terminal(how));
+        }
         let total: u64 = self.tensors.iter().map(|tensor| tensor.bytes).sum();
         let mut rest = (0usize, 0u64);
         let mut groups: Vec<((&str, &str), Vec<&InspectedTensor>)> = Vec::new();

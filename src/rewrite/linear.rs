@@ -11,7 +11,7 @@ use super::edit::Edit;
 use super::{code_type, scale_type, stored};
 use crate::calibrate::Fitted;
 use crate::error::{Error, Result};
-use crate::graph::{self, Form, Index, Site, Values, operand, rank};
+use crate::graph::{self, Addition, Form, Index, Site, Values, operand, rank, sole_consumer};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, tensor};
 use crate::quant::{Algorithm, ScaleStorage, Scheme, quantize};
@@ -170,14 +170,20 @@ fn left(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: &str, ra
     let transposed = |name: &str, input: &str, output: &str| {
         node::build("Transpose", name, &[input], &[output], vec![node::ints_attribute("perm", &order)])
     };
+    let added = rank == 2 && Addition::to(&edit.index(at), output, site.operand.delivered).is_some();
     let (columns, product) =
         (edit.name(&format!("{output}_columns")), edit.name(&format!("{output}_product")));
     let names = [edit.name(&format!("{output}_Transpose")), edit.name(&format!("{output}_MatMul"))];
-    let nodes = vec![
+    let mut nodes = vec![
         transposed(&names[0], activation, &columns),
         node::build("MatMul", &names[1], &[&columns, weight], &[&product], vec![]),
-        transposed(original.name(), &product, output),
     ];
+    let mut rows = product.clone();
+    if added {
+        rows = edit.name(&format!("{output}_apart"));
+        nodes.push(subtraction(edit, site, &rows, &product, (&vec![0.0; site.n], ""), ""));
+    }
+    nodes.push(transposed(original.name(), &rows, output));
     edit.replace(at, nodes);
 }
 
@@ -211,9 +217,8 @@ fn matmul(
     let at = site.at.node;
     let output = original.output.first().map_or("", String::as_str);
     let index = edit.index(at);
-    let next = sole_consumer(&index, output);
-    match next {
-        Some((_, next)) if hides(next) || matrix && takes_no_vector(edit, site, output, next) => {
+    match sole_consumer(&index, output) {
+        Some((_, next)) if hides(next) || matrix && meets_no_vector(&index, site, output) => {
             let product = edit.name(&format!("{output}_product"));
             let zeros = vec![0.0; site.n];
             let mut first = edit.node(at).cloned().unwrap_or_default();
@@ -279,23 +284,10 @@ pub(super) fn replace_vector(edit: &mut Edit<'_>, site: &Site, name: &str, value
     }
 }
 
-/// The only node that takes `value`, if nothing else does.
-pub(super) fn sole_consumer<'g>(index: &Index<'g>, value: &str) -> Option<(usize, &'g NodeProto)> {
-    match index.consumers(value) {
-        [slot] if !index.is_output(value) && index.captured_by(value).is_empty() => {
-            Some((slot.node, index.node(slot.node)?))
-        }
-        _ => None,
-    }
-}
-
-/// Whether the node adds anything but a constant vector to the product: of matrices, that becomes a Gemm.
-fn takes_no_vector(edit: &Edit<'_>, site: &Site, product: &str, node: &NodeProto) -> bool {
-    let other = node.input.iter().find(|name| *name != product);
-    let vector = other
-        .and_then(|name| operand(&edit.index(site.at.node), name))
-        .is_some_and(|found| found.dims == [site.n]);
-    node::is(node, "Add") && !vector
+/// Whether anything but a constant vector is added to the product and to nothing else: of matrices, that becomes a
+/// Gemm.
+fn meets_no_vector(index: &Index<'_>, site: &Site, product: &str) -> bool {
+    Addition::to(index, product, site.operand.delivered).is_some_and(|addition| !addition.is_bias(site.n))
 }
 
 /// Whether the node keeps a product right before it from being fused.
@@ -316,12 +308,11 @@ fn gemm(
     let activation = original.input.first().cloned().unwrap_or_default();
     let output = original.output.first().cloned().unwrap_or_default();
     let bias = original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0);
+    let index = edit.index(at);
+    let is_hidden = sole_consumer(&index, &output).is_some_and(|(_, next)| hides(next))
+        || meets_no_vector(&index, site, &output);
     let subtrahend = match bias {
-        None if sole_consumer(&edit.index(site.at.node), &output)
-            .is_some_and(|(_, next)| hides(next) || takes_no_vector(edit, site, &output, next)) =>
-        {
-            Some(vec![0.0; site.n])
-        }
+        None if is_hidden => Some(vec![0.0; site.n]),
         None => {
             let product = node::build("MatMul", original.name(), &[&activation, &weight], &[&output], vec![]);
             edit.replace(at, vec![product]);

@@ -7,10 +7,10 @@
 //! with wrong ones and says nothing (measured on 1.32).
 
 use super::edit::Edit;
-use super::linear::{Wish, correct, replace_vector, scaled, sole_consumer, vector};
+use super::linear::{Wish, correct, replace_vector, scaled, vector};
 use super::scale_type;
 use crate::error::{Error, Result};
-use crate::graph::{Form, Site, Values};
+use crate::graph::{Form, Site, Values, sole_consumer};
 use crate::onnx::node;
 use crate::onnx::proto::{ModelProto, NodeProto, OperatorSetIdProto, tensor_proto::DataType};
 use crate::quant::{NBits, ScaleStorage, quantize};

@@ -50,7 +50,7 @@ def agreement(run, path, data, truth):
 
 def rewrite(efq, path, data, folder):
     command = [efq, "rewrite", path, "-p", "high_accuracy", "--algorithm", "rtn", "--no-repair", "--keep-output",
-               "--force", "--format", "json", "--data", data, "-o", folder / "out.onnx"]
+               "--allow-requantize", "--force", "--format", "json", "--data", data, "-o", folder / "out.onnx"]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=600)
     try:
         return json.loads(done.stdout), ""
