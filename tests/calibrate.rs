@@ -235,10 +235,14 @@ fn arranged() -> Net {
 fn products_of_arranged_operands_are_fitted() {
     let folder = Folder::new();
     arranged().save(&folder.join("m.onnx"));
-    // A few features carry nearly all, as in real networks.
-    let values = noise(64 * 8 * 64, 7);
-    let values = values.iter().enumerate().map(|(at, value)| if at % 8 == 0 { *value } else { 0.03 * value });
-    let values: Vec<f32> = values.collect();
+    // A few directions carry nearly all, as in real networks.
+    let (base, mix, rest) = (noise(64 * 8 * 6, 7), noise(6 * 64, 8), noise(64 * 8 * 64, 9));
+    let value = |at: usize| {
+        let base = base.iter().skip(at / 64 * 6).take(6);
+        let mixed = base.zip(mix.iter().skip(at % 64).step_by(64)).map(|(a, b)| a * b).sum::<f32>();
+        20.0 * mixed + 0.05 * rest[at]
+    };
+    let values: Vec<f32> = (0..64 * 8 * 64).map(value).collect();
     std::fs::write(folder.join("c.npz"), npz(&[("x", npy_f32(&[64, 8, 64], &values))])).unwrap();
     let rewrite = |output: &str, more: &[&str]| -> Value {
         let fixed = "rewrite m.onnx -p high_compression --head int4 --validate never --format json -o";

@@ -51,8 +51,12 @@ fn is_stored(net: &Net, kind: DataType, shape: &[usize], rule: &str, form: &str)
     let (model, report) = rewritten(net, &["--tensor", rule]);
     let found = report["tensors"].as_array().unwrap().iter().find(|tensor| tensor["name"] == "w").unwrap();
     assert_eq!(found["encoding"], form, "{found:#}");
-    assert_eq!(found["reason"], format!("--tensor {rule}: stored small, runs as float"));
+    assert_eq!(found["reason"], format!("--tensor '{rule}': stored small, runs as float"));
     assert!(report["result"]["bytes"].as_u64() < report["original"]["bytes"].as_u64());
+    // The runtime knows no INT4.
+    if form.starts_with("int4") {
+        return;
+    }
     let original = efq::onnx::load_bytes(net.bytes().into()).unwrap();
     let (before, after) = (run(&original, kind, shape), run(&model, kind, shape));
     let square = |values: Vec<f32>| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
@@ -133,6 +137,6 @@ fn what_a_rule_names_is_stored_or_the_reason_is_told() {
     is_stored(&scaled, DataType::Float, &[2, 8, 6, 6], "w=int8", "int8, runs as float");
     let conv = images(DataType::Float).tensor(stored("w")).node("Conv", "", &["x", "w"], &["y"], vec![]);
     let (_, report) = rewritten(&conv, &["--tensor", "w=int4", "--emit", "matmulnbits"]);
-    let why = "--tensor w=int4: stored as int8, as --emit matmulnbits leaves the opset below 21, which has no INT4, runs as float";
+    let why = "--tensor 'w=int4': stored as int8, as --emit matmulnbits leaves the opset below 21, which has no INT4, runs as float";
     assert_eq!(report["tensors"][0]["reason"], why);
 }

@@ -17,7 +17,14 @@ const WRONG: &[Wrong] = &[
     ("Swish", |node| node::float(node, "alpha", 1.0) != 1.0, "Swish with alpha other than 1"),
     ("BitShift", |_| true, "BitShift by the width of the type"),
     ("Loop", |_| true, "Loop"),
+    ("Einsum", |node| !is_written_out(node), "Einsum with an ellipsis or without its result"),
 ];
+
+/// Whether an equation names every axis and its result.
+fn is_written_out(node: &NodeProto) -> bool {
+    let equation = String::from_utf8_lossy(text(node, "equation").unwrap_or_default());
+    equation.contains("->") && !equation.contains('.')
+}
 
 /// What of Attention comes out right.
 const PLAIN_ATTENTION: &[&str] = &["is_causal", "kv_num_heads", "q_num_heads", "scale", "softmax_precision"];

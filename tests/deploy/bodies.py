@@ -90,7 +90,7 @@ def if_in_loop():
 
 def arranged():
     """An Einsum by heads, a weight on the left between Transposes that meet, a Gemm of a transposed activation, an Einsum
-    with an ellipsis, and a matrix of rank 3 behind Flatten."""
+    of a transposed weight, and a matrix of rank 3 behind Flatten."""
     shapes = {"sizes": [INNER, -1], "rows": [-1, 32, 24], "again": [1, 24, 16]}
     nodes = [
         node("Einsum", ["x", "heads"], ["e"], equation="bsd,dhk->bhsk", name="heads"),
@@ -102,7 +102,7 @@ def arranged():
         node("Gemm", ["f", "gemm", "bias"], ["g"], transA=1, name="gemm"),
         node("Relu", ["g"], ["gr"]),
         node("Reshape", ["gr", "rows"], ["h"]),
-        node("Einsum", ["h", "open"], ["o"], equation="...d,fd->...f", name="open"),
+        node("Einsum", ["h", "open"], ["o"], equation="bsd,fd->bsf", name="open"),
         node("Flatten", ["deep"], ["flat"], axis=1),
         node("Reshape", ["flat", "again"], ["rank3"]),
         node("MatMul", ["o", "rank3"], ["y"], name="rank3"),
