@@ -7,7 +7,7 @@ use efq::engine::{Runner, Variant, fusion};
 use efq::onnx::proto::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
 use efq::onnx::{Checked, Model, load, node, tensor, walk};
 use serde_json::Value;
-use support::{Folder, Net, body, constant, done, float, int, noise, value};
+use support::{Folder, Net, body, constant, done, float, int, ints, noise, value};
 
 const D: usize = 64;
 
@@ -284,7 +284,22 @@ fn becomes(net: &Net, shape: &[usize], wanted: &[&str]) {
 
 #[test]
 fn an_einsum_that_is_a_layer_becomes_one() {
-    let cases: [(Net, &[usize], &[&str]); 4] = [
+    let cases: [(Net, &[usize], &[&str]); 7] = [
+        (
+            einsum("bsd,dhk->bhsk", &["n", "s", "64"], &[64, 4, 10], &["n", "4", "s", "10"]),
+            &[2, 3, 64],
+            &["MatMul", "Sub", "Reshape", "Transpose"],
+        ),
+        (
+            einsum("bhsk,hkd->bsd", &["n", "4", "s", "16"], &[4, 16, 40], &["n", "s", "40"]),
+            &[2, 4, 3, 16],
+            &["Transpose", "Reshape", "MatMul"],
+        ),
+        (
+            einsum("bchw,oc->bohw", &["n", "64", "h", "w"], &[40, 64], &["n", "40", "h", "w"]),
+            &[2, 64, 3, 2],
+            &["Transpose", "MatMul", "Sub", "Transpose"],
+        ),
         (einsum("abc,cd->abd", &["n", "s", "64"], &[64, 40], &["n", "s", "40"]), &[2, 3, 64], &["MatMul"]),
         (
             einsum("bsd,dhk->bshk", &["n", "s", "64"], &[64, 4, 10], &["n", "s", "4", "10"]),
@@ -300,6 +315,19 @@ fn an_einsum_that_is_a_layer_becomes_one() {
     ];
     for (net, shape, wanted) in cases {
         becomes(&net, shape, wanted);
+    }
+}
+
+/// The runtime gets an ellipsis and a result that is not written out wrong, so the original is not run.
+#[test]
+fn einsums_that_are_not_written_out_become_layers_and_are_not_validated() {
+    for equation in ["...d,df->...f", "bsd,dz"] {
+        let net = einsum(equation, &["n", "s", "64"], &[64, 40], &["n", "s", "40"]);
+        let (_folder, model) = rewritten(&net, &["--algorithm", "search"]);
+        assert_eq!(fusion(&model).fused.len(), 1);
+        let original = efq::onnx::load_bytes(net.bytes().into()).unwrap();
+        let refused = Runner::new(&original, "y", Variant::WeightsOnly).map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains("Einsum with an ellipsis or without its result"), "{refused}");
     }
 }
 
@@ -327,15 +355,86 @@ fn from_the_left(x: &[&str], y: &[&str], known: bool) -> Net {
         .node("MatMul", "product", &["w", "again"], &["y"], vec![])
 }
 
+/// Rewrites `net` as MatMulNBits; asserts that it computes nearly the same for an input of `shape`.
+#[track_caller]
+fn becomes_nbits(net: &Net, shape: &[usize], wanted: &[&str]) {
+    let (_folder, model) = rewritten(net, &["--algorithm", "search", "--emit", "matmulnbits"]);
+    let found: Vec<&str> = model.graph().node.iter().map(|node| node.op_type()).collect();
+    assert_eq!(found, wanted);
+    let original = efq::onnx::load_bytes(net.bytes().into()).unwrap();
+    let error = apart(&run_on(&original, shape), &run_on(&model, shape));
+    assert!(error > 1e-3 && error < 0.2, "{wanted:?} for {shape:?}: {error}");
+}
+
+#[test]
+fn arranged_products_are_written_as_matmulnbits_too() {
+    let left = from_the_left(&["b", "64", "n"], &["b", "40", "n"], true);
+    becomes_nbits(&left, &[2, 64, 5], &["Transpose", "MatMulNBits", "Transpose"]);
+    let heads = einsum("bsd,dhk->bhsk", &["n", "s", "64"], &[64, 4, 10], &["n", "4", "s", "10"]);
+    becomes_nbits(&heads, &[2, 3, 64], &["MatMulNBits", "Reshape", "Transpose"]);
+    becomes_nbits(&gemm(true, 1.0), &[64, 3], &["Transpose", "MatMulNBits", "Transpose", "Add"]);
+    becomes_nbits(&gemm(false, 2.0), &[64, 3], &["Transpose", "MatMulNBits", "Add"]);
+}
+
+/// A Gemm of the transposed activation, or whose A is the weight.
+fn gemm(left: bool, beta: f32) -> Net {
+    let net = Net::new().input("x", DataType::Float, &["64", "n"]);
+    let net = net.floats("w", if left { &[40, 64] } else { &[64, 40] }, &noise(40 * 64, 5));
+    let (inputs, turned) = if left { (["w", "x", "c"], 0) } else { (["x", "w", "c"], 1) };
+    let (bias, output): (&[usize], &[&str]) =
+        if left { (&[40, 1], &["40", "n"]) } else { (&[40], &["n", "40"]) };
+    net.floats("c", bias, &noise(40, 6)).output("y", DataType::Float, output).node(
+        "Gemm",
+        "product",
+        &inputs,
+        &["y"],
+        vec![int("transA", turned), float("alpha", 0.5), float("beta", beta)],
+    )
+}
+
+#[test]
+fn a_gemm_of_transposed_operands_is_transposed_around() {
+    becomes(&gemm(false, 1.0), &[64, 3], &["Transpose", "MatMul", "Sub"]);
+    becomes(&gemm(false, 0.0), &[64, 3], &["Transpose", "MatMul"]);
+    becomes(&gemm(true, 0.0), &[64, 3], &["Transpose", "MatMul", "Sub", "Transpose"]);
+    becomes(&gemm(true, 1.0), &[64, 3], &["Transpose", "MatMul", "Sub", "Transpose", "Add"]);
+    becomes(&gemm(true, 2.0), &[64, 3], &["Transpose", "MatMul", "Sub", "Transpose", "Mul", "Add"]);
+}
+
+#[test]
+fn matrices_behind_changes_of_their_sizes_are_layers() {
+    let net = |dims: &[usize]| {
+        Net::new()
+            .input("x", DataType::Float, &["n", "s", "64"])
+            .output("y", DataType::Float, &["n", "s", "40"])
+            .floats("w", dims, &noise(40 * 64, 5))
+    };
+    let product = |net: Net, weight: &str| net.node("MatMul", "", &["x", weight], &["y"], vec![]);
+    becomes(&product(net(&[1, 64, 40]), "w"), &[2, 3, 64], &["MatMul"]);
+    let flat = net(&[64, 8, 5]).node("Flatten", "", &["w"], &["v"], vec![]);
+    becomes(&product(flat, "v"), &[2, 3, 64], &["MatMul"]);
+    let turned = net(&[40, 64])
+        .integers("a", &[3], &[8, 5, 64])
+        .integers("b", &[2], &[64, 40])
+        .node("Reshape", "", &["w", "a"], &["w1"], vec![])
+        .node("Transpose", "", &["w1"], &["w2"], vec![ints("perm", &[2, 0, 1])])
+        .node("Reshape", "", &["w2", "b"], &["v"], vec![]);
+    becomes(&product(turned, "v"), &[2, 3, 64], &["MatMul"]);
+}
+
 #[test]
 fn a_left_operand_is_transposed_around() {
     let cases: [(Net, &[usize], &[&str]); 3] = [
         (from_the_left(&["64"], &["40"], true), &[64], &["MatMul"]),
-        (from_the_left(&["64", "n"], &["40", "n"], true), &[64, 3], &["Transpose", "MatMul", "Transpose"]),
+        (
+            from_the_left(&["64", "n"], &["40", "n"], true),
+            &[64, 3],
+            &["Transpose", "MatMul", "Sub", "Transpose"],
+        ),
         (
             from_the_left(&["b", "h", "64", "n"], &["b", "h", "40", "n"], true),
             &[2, 3, 64, 5],
-            &["Transpose", "MatMul", "Transpose"],
+            &["Transpose", "MatMul", "Sub", "Transpose"],
         ),
     ];
     for (net, shape, wanted) in cases {
@@ -410,11 +509,46 @@ fn functions_that_receive_weights_are_written_out_and_others_stay() {
     assert!(values.contains(&"y") && values.contains(&"a"), "{values:?}");
 }
 
-/// A function that is called twice and holds a weight would hold it twice.
+/// The calls share one weight; each gets codes of its own, which together are smaller.
 #[test]
-fn functions_whose_weights_would_be_copied_stay() {
+fn weights_of_a_function_that_is_called_twice_are_quantized() {
+    let (folder, model) = rewritten(&with_functions(true), &["--algorithm", "search"]);
+    assert_eq!(fusion(&model).fused.len(), 2);
+    let report: Value = serde_json::from_slice(&folder.read("r.json")).unwrap();
+    let own =
+        report["tensors"].as_array().unwrap().iter().find(|tensor| tensor["name"] == "Inner/own").unwrap();
+    assert_eq!(own["bytes_after"], 2 * (D * D / 2 + D * 2));
+    // Left in float it is stored once.
     let folder = Folder::new();
     with_functions(true).save(&folder.join("m.onnx"));
-    let run = folder.efq(&["rewrite", "m.onnx", "-p", "high_compression", "--dry-run"]);
-    assert!(run.err.contains("nothing to rewrite"), "{run:?}");
+    let keep = "rewrite m.onnx -p high_compression --dry-run --format json --keep Inner/own";
+    let kept = folder.efq(&keep.split(' ').collect::<Vec<_>>());
+    let kept: Value = serde_json::from_str(done(&kept)).unwrap();
+    let own =
+        kept["tensors"].as_array().unwrap().iter().find(|tensor| tensor["name"] == "Inner/own").unwrap();
+    assert_eq!(own["bytes_after"], D * D * 4);
+}
+
+fn of_opset(net: Net, version: i64, operator: Option<&str>) -> Net {
+    net.with_model(|model| {
+        for function in &mut model.functions {
+            function.opset_import[0].version = Some(version);
+            if let Some(operator) = operator.filter(|_| function.name() == "Inner") {
+                function.node.push(node::build(operator, "", &["r"], &["unused"], vec![]));
+            }
+        }
+    })
+}
+
+#[test]
+fn functions_of_another_opset_are_written_out_where_their_operators_mean_the_same() {
+    let net = of_opset(with_functions(true), 18, None);
+    assert_eq!(fusion(&rewritten(&net, &["--algorithm", "search"]).1).fused.len(), 2);
+    let folder = Folder::new();
+    of_opset(with_functions(true), 18, Some("ReduceMean")).save(&folder.join("m.onnx"));
+    let report = folder.efq(&["inspect", "m.onnx", "--format", "json"]);
+    let report: Value = serde_json::from_str(done(&report)).unwrap();
+    let own = report["tensors"].as_array().unwrap().iter().find(|tensor| tensor["name"] == "own").unwrap();
+    assert_eq!(own["reason"], "stands in a function of opset 18 in a model of opset 17");
+    assert_eq!(own["place"], "function local:Inner");
 }

@@ -6,8 +6,9 @@ use efq::data::{self, Sample, Source};
 use efq::engine::{Runner, Variant};
 use efq::graph::{inventory, measured_output};
 use efq::onnx::load;
+use efq::onnx::proto::{AttributeProto, attribute_proto, tensor_proto::DataType};
 use serde_json::Value;
-use support::{Folder, Net, done, noise, npy_f32, npz};
+use support::{Folder, Net, done, int, ints, noise, npy_f32, npz};
 
 const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits_vit.onnx");
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/digits_vit.test.npz");
@@ -204,4 +205,64 @@ fn statistics_are_kept_and_take_the_place_of_samples() {
     assert_eq!(out.code, Some(3), "{told}");
     assert!(told.contains("kept.safetensors: statistics: are of another model"), "{told}");
     assert!(!folder.join("x.onnx").exists());
+}
+
+/// An Einsum by heads, a weight on the left, and a Gemm of a transposed activation.
+fn arranged() -> Net {
+    let equation = AttributeProto {
+        name: Some("equation".into()),
+        r#type: Some(attribute_proto::AttributeType::String as i32),
+        s: Some(b"bsd,dhk->bhsk".to_vec().into()),
+        ..Default::default()
+    };
+    Net::new()
+        .input("x", DataType::Float, &["n", "8", "64"])
+        .output("y", DataType::Float, &["rows", "24"])
+        .floats("heads", &[64, 4, 16], &noise(64 * 64, 1))
+        .floats("left", &[48, 8], &noise(48 * 8, 2))
+        .floats("last", &[48, 24], &noise(48 * 24, 3))
+        .floats("bias", &[24], &noise(24, 4))
+        .integers("shape", &[2], &[48, -1])
+        .node("Einsum", "", &["x", "heads"], &["e"], vec![equation])
+        .node("Relu", "", &["e"], &["r"], vec![])
+        .node("MatMul", "", &["left", "r"], &["l"], vec![])
+        .node("Transpose", "", &["l"], &["t"], vec![ints("perm", &[2, 0, 1, 3])])
+        .node("Reshape", "", &["t", "shape"], &["f"], vec![])
+        .node("Gemm", "", &["f", "last", "bias"], &["y"], vec![int("transA", 1)])
+}
+
+#[test]
+fn products_of_arranged_operands_are_fitted() {
+    let folder = Folder::new();
+    arranged().save(&folder.join("m.onnx"));
+    // A few directions carry nearly all, as in real networks.
+    let (base, mix, rest) = (noise(64 * 8 * 6, 7), noise(6 * 64, 8), noise(64 * 8 * 64, 9));
+    let value = |at: usize| {
+        let base = base.iter().skip(at / 64 * 6).take(6);
+        let mixed = base.zip(mix.iter().skip(at % 64).step_by(64)).map(|(a, b)| a * b).sum::<f32>();
+        20.0 * mixed + 0.05 * rest[at]
+    };
+    let values: Vec<f32> = (0..64 * 8 * 64).map(value).collect();
+    std::fs::write(folder.join("c.npz"), npz(&[("x", npy_f32(&[64, 8, 64], &values))])).unwrap();
+    let rewrite = |output: &str, more: &[&str]| -> Value {
+        let fixed = "rewrite m.onnx -p high_compression --head int4 --validate never --format json -o";
+        let fixed: Vec<&str> = fixed.split(' ').chain([output]).collect();
+        serde_json::from_str(done(&folder.efq(&[&fixed, more].concat()))).unwrap()
+    };
+    let entered = |report: &Value| {
+        let layers = report["fitting"]["layers"].as_array().unwrap().clone();
+        assert_eq!(layers.len(), 3, "{layers:?}");
+        let of = |layer: &Value| layer["fallback"].as_str().is_some_and(|why| why.contains("does not enter"));
+        assert!(!layers.iter().any(of), "{layers:?}");
+        let heads = layers.iter().find(|layer| layer["tensor"] == "heads").unwrap();
+        assert!(heads["fallback"].is_null(), "{heads:?}");
+    };
+    rewrite("search.onnx", &["--algorithm", "search"]);
+    entered(&rewrite("fitted.onnx", &["--calibration", "c.npz", "--statistics", "s.safetensors"]));
+    entered(&rewrite("kept.onnx", &["--statistics", "s.safetensors"]));
+    let original = load(&folder.join("m.onnx")).unwrap();
+    let samples = data::load(&Source::new(folder.join("c.npz")), &original).unwrap().list;
+    let of = |name: &str| distance(&folder.join("m.onnx"), &folder.join(name), &samples);
+    let (search, own) = (of("search.onnx"), of("fitted.onnx"));
+    assert!(own < search, "{own} against {search}");
 }

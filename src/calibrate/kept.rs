@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::fit::{self, Judges, Shared};
 use super::{Calibrated, Layer, Likeness, Steps, WIDEST};
+use crate::engine::{enters, rows_name};
 use crate::error::Result;
 use crate::graph::{Form, Index, Inventory, Site, Values, WeightUse, bias};
 use crate::onnx::Model;
@@ -37,10 +38,10 @@ pub fn from_statistics(
             }
         }
     }
-    let mut groups: BTreeMap<&str, Vec<(usize, &Site)>> = BTreeMap::new();
+    let mut groups: BTreeMap<String, Vec<(usize, &Site)>> = BTreeMap::new();
     for (number, site) in inventory.sites.iter().enumerate() {
         let usable =
-            site.form != Form::Gather && !site.form.makes_rows() && site.operand.delivered == DataType::Float;
+            site.form != Form::Gather && enters(model, site) && site.operand.delivered == DataType::Float;
         if usable && by_site.contains_key(&number) {
             groups.entry(activation(model, site)).or_default().push((number, site));
         }
@@ -49,7 +50,7 @@ pub fn from_statistics(
     let mut found = Calibrated::default();
     let mut layers = BTreeMap::new();
     for (name, sites) in groups {
-        let parts = kept.parts.get(name).filter(|(sums, _)| {
+        let parts = kept.parts.get(&name).filter(|(sums, _)| {
             sites.first().is_some_and(|(_, site)| site.k == sums.width()) && sums.width() <= WIDEST
         });
         found.rows = found.rows.max(parts.map_or(0, |parts| parts.0.rows()));
@@ -95,7 +96,6 @@ pub fn from_statistics(
 }
 
 /// Name of the activation that a linear multiplies.
-fn activation<'a>(model: &'a Model, site: &Site) -> &'a str {
-    let node = model.graph().node.get(site.at.node);
-    node.and_then(|node| node.input.get(1 - site.at.input.min(1))).map_or("", String::as_str)
+fn activation(model: &Model, site: &Site) -> String {
+    model.graph().node.get(site.at.node).map_or_else(String::new, |node| rows_name(site, node))
 }

@@ -39,8 +39,7 @@ const LEAST_SAMPLES: usize = 16;
 /// Wider activations than this have no statistics: their moments would take too long to factor.
 const WIDEST: usize = 12_288;
 /// Why a layer is not fitted, after its name.
-const UNREACHED: &str =
-    "stands in a body, or is an Einsum or a left operand, which calibration does not enter";
+const UNREACHED: &str = "stands in a body, which calibration does not enter";
 
 /// How much samples are like real inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub use fusion::{Fused, Fusion, fusion};
 pub use lower::floats;
 pub use release::Release;
 pub use runtime::{Output, Runner};
-pub use stages::{Cut, Run, Stage, Stages, enters};
+pub use stages::{Cut, Run, Stage, Stages, enters, rows_name};
 pub use switch::switch_off;
 pub use value::Value;
 

@@ -29,6 +29,7 @@ const WRONG: &[Wrong] = &[
     ("Swish", |_, node| node::float(node, "alpha", 1.0) != 1.0, "Swish with alpha other than 1"),
     ("BitShift", |_, _| true, "BitShift by the width of the type"),
     ("Loop", |_, _| true, "Loop"),
+    ("Einsum", |_, node| !is_written_out(node), "Einsum with an ellipsis or without its result"),
 ];
 
 /// What stands around a node.
@@ -79,6 +80,12 @@ fn is_old_resize(around: &Around<'_>, node: &NodeProto) -> bool {
 
 fn is_cubic_border(node: &NodeProto) -> bool {
     matches!(text(node, "mode"), Some(b"cubic" | b"bicubic")) && text(node, "padding_mode") == Some(b"border")
+}
+
+/// Whether an equation names every axis and its result.
+fn is_written_out(node: &NodeProto) -> bool {
+    let equation = String::from_utf8_lossy(text(node, "equation").unwrap_or_default());
+    equation.contains("->") && !equation.contains('.')
 }
 
 /// What of Attention comes out right.

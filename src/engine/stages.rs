@@ -12,8 +12,8 @@ use super::value::Value;
 use super::{lower, switch};
 use crate::data::Sample;
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Form, Inventory, Site};
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, tensor_proto::DataType};
+use crate::graph::{Form, Frame, Inventory, Site};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Model, node, tensor, walk};
 
 /// The values of one sample's run that are still needed, by name.
@@ -63,9 +63,35 @@ impl Run {
     }
 }
 
-/// Whether a network is cut at `site`: it stands in the main graph and its activations are rows as they are.
+/// Whether a network is cut at `site`: it stands in the main graph.
 pub fn enters(model: &Model, site: &Site) -> bool {
-    site.at.node < model.graph().node.len() && !site.form.makes_rows()
+    site.at.node < model.graph().node.len()
+}
+
+/// The name under which a stage gives the activation of `site`, which is of `node`, as rows.
+pub fn rows_name(site: &Site, node: &NodeProto) -> String {
+    frame(site, node).rows
+}
+
+/// The nodes around the product that stands for `node`, under names that are the same in every run, with those that add
+/// the bias of a Gemm.
+fn frame(site: &Site, node: &NodeProto) -> Frame {
+    let mut names = 0;
+    let mut name = |stem: &str| {
+        names += 1;
+        format!("{stem}/efq_{names}")
+    };
+    let output = node.output.first().cloned().unwrap_or_default();
+    match (&site.form, node.input.get(2).filter(|name| !name.is_empty())) {
+        (Form::Gemm { beta, .. }, Some(bias)) if *beta != 0.0 => {
+            let product = format!("{output}/efq_product");
+            let linear = NodeProto { output: vec![product.clone()], ..node.clone() };
+            let mut frame = site.frame(&linear, &mut name);
+            frame.after.extend(bias_nodes(&product, bias, *beta, &output));
+            frame
+        }
+        _ => site.frame(node, &mut name),
+    }
 }
 
 impl Stages {
@@ -93,16 +119,11 @@ impl Stages {
                 nodes.push(node);
                 continue;
             };
-            let output = node.output.first().cloned().unwrap_or_default();
-            let other = node.input.get(1 - site.at.input.min(1)).cloned().unwrap_or_default();
-            match (&site.form, node.input.get(2).filter(|name| !name.is_empty())) {
-                (Form::Gemm { beta, .. }, Some(bias)) if *beta != 0.0 => {
-                    let product = format!("{output}/efq_product");
-                    nodes.extend(bias_nodes(&product, bias, *beta, &output));
-                    cuts.push(Cut { site: *number, input: other, output: product });
-                }
-                _ => cuts.push(Cut { site: *number, input: other, output }),
-            }
+            let frame = frame(site, &node);
+            nodes.extend(frame.shapes.into_iter().map(constant));
+            nodes.extend(frame.before);
+            cuts.push(Cut { site: *number, input: frame.rows, output: frame.product });
+            nodes.extend(frame.after);
         }
         let planner = Planner::new(&proto, &graph, nodes, cuts, output);
         let list = planner.stages()?;
@@ -180,16 +201,17 @@ fn bias_nodes(product: &str, bias: &str, beta: f32, output: &str) -> Vec<NodePro
         return vec![node::build("Add", output, &[product, bias], &[output], vec![])];
     }
     let (factor, scaled) = (format!("{output}/efq_beta"), format!("{output}/efq_scaled"));
-    let mut constant = node::build("Constant", &factor, &[], &[&factor], vec![]);
-    constant.attribute.push(node::tensor_attribute(
-        "value",
-        tensor::from_raw(&factor, DataType::Float, &[], beta.to_le_bytes().to_vec()),
-    ));
     vec![
-        constant,
+        constant(tensor::from_raw(&factor, DataType::Float, &[], beta.to_le_bytes().to_vec())),
         node::build("Mul", &scaled, &[bias, &factor], &[&scaled], vec![]),
         node::build("Add", output, &[product, &scaled], &[output], vec![]),
     ]
+}
+
+/// The node that gives `tensor` under its name.
+fn constant(tensor: TensorProto) -> NodeProto {
+    let name = tensor.name().to_owned();
+    node::build("Constant", &name, &[], &[&name], vec![node::tensor_attribute("value", tensor)])
 }
 
 fn key(fixed: &[(&str, &Value)], fed: &[(&str, &Value)]) -> Vec<u8> {

@@ -27,8 +27,11 @@ pub fn bias(index: &Index<'_>, site: &Site) -> Option<Bias> {
             && (width == 1 || width == site.n)
             && operand.dims.len() <= rank
     };
+    if site.arrangement.as_ref().is_some_and(|arrangement| !arrangement.keeps_result()) {
+        return None;
+    }
     match site.form {
-        Form::Gather | Form::Einsum { .. } | Form::Left { .. } => None,
+        Form::Gather => None,
         Form::Gemm { beta, .. } => {
             let found = operand(index, node.input.get(2).filter(|name| !name.is_empty())?)?;
             (beta != 0.0 && vector(&found, 2)).then_some(Bias {

@@ -161,12 +161,23 @@ impl<'g> Index<'g> {
         let (graph, at) = match origin {
             Origin::Initializer(at) => (self.graphs.get(self.graph_with(at))?, at),
             Origin::Constant(at) => (self.graphs.get(self.graph_of(at))?, at),
+            Origin::Function(_) => return None,
         };
         let first = match origin {
             Origin::Initializer(_) => graph.first_initializer,
-            Origin::Constant(_) => graph.first_node,
+            Origin::Constant(_) | Origin::Function(_) => graph.first_node,
         };
         Some((graph.path.clone(), at.checked_sub(first)?))
+    }
+
+    /// The same model, looked at from the graph that holds a constant.
+    pub fn holding(&self, origin: Origin) -> Self {
+        let here = match origin {
+            Origin::Initializer(at) => self.graph_with(at),
+            Origin::Constant(at) => self.graph_of(at),
+            Origin::Function(_) => 0,
+        };
+        Self { here, ..self.clone() }
     }
 
     /// How messages name node `at`, with the body that it stands in.

@@ -5,9 +5,11 @@
 //! everything that later rooms need to know about ONNX is said there. An [`Inventory`] lists every weight
 //! with all its uses: sites, and the others with the reason why they stay.
 
+mod arrangement;
 mod beside;
 mod bias;
 mod einsum;
+mod functions;
 mod index;
 mod operand;
 mod output;
@@ -20,10 +22,11 @@ mod sweep;
 mod twins;
 mod values;
 
+pub use arrangement::{Arrangement, Frame};
 pub use beside::{Addition, is_dequantized, is_quantized_next, sole_consumer};
 pub use bias::{Bias, bias};
 pub use index::{Index, Path, Use};
-pub use operand::{Operand, Origin, operand};
+pub use operand::{Operand, Origin, operand, stored as stored_at};
 pub use output::{Measured, measured_output};
 pub use quantized::{Quantized, QuantizedForm, quantized};
 pub use rank::{rank, ranks};

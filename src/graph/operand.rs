@@ -1,5 +1,5 @@
 //! Constants seen through the chains that exporters put between a weight and its use: Identity, Cast,
-//! Transpose, Reshape, Squeeze and Unsqueeze become strides on the stored tensor.
+//! Transpose, Reshape, Flatten, Squeeze and Unsqueeze become strides on the stored tensor.
 
 use super::index::{Index, Path};
 use crate::limits;
@@ -16,6 +16,8 @@ pub enum Origin {
     Initializer(usize),
     /// Number of a Constant node in the model.
     Constant(usize),
+    /// Number of a weight among those of the model's functions, which stand in no graph.
+    Function(usize),
 }
 
 /// A constant as a consumer sees it: a strided view of the stored elements.
@@ -43,10 +45,6 @@ impl Operand {
         let strides = row_major(&dims);
         Some(Self { origin, home, stored: data_type, delivered: data_type, dims, strides })
     }
-
-    fn is_row_major(&self) -> bool {
-        self.strides == row_major(&self.dims) || self.dims.contains(&0)
-    }
 }
 
 /// The stored tensor of `origin`.
@@ -54,6 +52,7 @@ pub fn stored<'g>(index: &Index<'g>, origin: Origin) -> Option<&'g TensorProto> 
     match origin {
         Origin::Initializer(at) => index.stored(at),
         Origin::Constant(at) => constant_tensor(index.node(at)?),
+        Origin::Function(_) => None,
     }
 }
 
@@ -107,6 +106,7 @@ fn resolve(index: &Index<'_>, value: &str, left: usize) -> Option<Operand> {
             };
             reshape(inner()?, producer, &sizes)
         }
+        "Flatten" => flatten(inner()?, node::int(producer, "axis", 1)),
         "Squeeze" => squeeze(inner()?, axes(index, producer)),
         "Unsqueeze" => unsqueeze(inner()?, &axes(index, producer)?),
         _ => None,
@@ -151,9 +151,6 @@ fn transpose(inner: Operand, producer: &NodeProto) -> Option<Operand> {
 }
 
 fn reshape(inner: Operand, producer: &NodeProto, sizes: &[i64]) -> Option<Operand> {
-    if !inner.is_row_major() {
-        return None;
-    }
     let total: usize = inner.dims.iter().product();
     let keep_zero = node::int(producer, "allowzero", 0) != 0;
     let mut dims = Vec::with_capacity(sizes.len());
@@ -176,7 +173,54 @@ fn reshape(inner: Operand, producer: &NodeProto, sizes: &[i64]) -> Option<Operan
     if product == 0 && dims != inner.dims {
         return None;
     }
-    (product == total).then(|| Operand { strides: row_major(&dims), dims, ..inner })
+    regroup(inner, dims, product == total)
+}
+
+fn flatten(inner: Operand, axis: i64) -> Option<Operand> {
+    let rank = i64::try_from(inner.dims.len()).ok()?;
+    let at = usize::try_from(if axis < 0 { axis + rank } else { axis }).ok()?;
+    let (rows, columns) = inner.dims.split_at_checked(at)?;
+    let dims = vec![rows.iter().product(), columns.iter().product()];
+    regroup(inner, dims, true)
+}
+
+/// The view with other sizes, where they need no copy: each new axis lies within axes that lie one behind the other.
+fn regroup(inner: Operand, dims: Vec<usize>, same_number: bool) -> Option<Operand> {
+    if !same_number {
+        return None;
+    }
+    if dims.contains(&0) {
+        return Some(Operand { strides: row_major(&dims), dims, ..inner });
+    }
+    let mut runs = runs(&inner.dims, &inner.strides);
+    let (mut size, mut stride) = runs.pop().unwrap_or((1, 1));
+    let mut strides = Vec::with_capacity(dims.len());
+    for dim in dims.iter().rev() {
+        if *dim > 1 && size == 1 {
+            (size, stride) = runs.pop()?;
+        }
+        if !size.is_multiple_of(*dim) {
+            return None;
+        }
+        strides.push(stride);
+        (size, stride) = (size / dim, stride.saturating_mul(*dim));
+    }
+    strides.reverse();
+    Some(Operand { strides, dims, ..inner })
+}
+
+/// Sizes and strides with every axis joined to the one that it lies before, and those of size 1 left out.
+pub(super) fn runs(dims: &[usize], strides: &[usize]) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for (dim, stride) in dims.iter().copied().zip(strides.iter().copied()).filter(|(dim, _)| *dim != 1) {
+        match runs.last_mut() {
+            Some(last) if Some(last.1) == dim.checked_mul(stride) => {
+                *last = (last.0.saturating_mul(dim), stride);
+            }
+            _ => runs.push((dim, stride)),
+        }
+    }
+    runs
 }
 
 fn squeeze(inner: Operand, axes: Option<Vec<i64>>) -> Option<Operand> {

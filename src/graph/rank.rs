@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::einsum::result_rank;
 use super::index::Index;
 use super::operand::operand;
 use crate::onnx::proto::{NodeProto, TypeProto, ValueInfoProto, type_proto};
@@ -25,6 +26,7 @@ pub fn rank(index: &Index<'_>, value: &str, steps: usize) -> Option<usize> {
     let of = |at: usize| rank(index, producer.input.get(at)?, steps - 1);
     match producer.op_type() {
         "Gemm" | "Flatten" => Some(2),
+        "Einsum" => result_rank(producer, of),
         "Relu" | "Gelu" | "Tanh" | "Sigmoid" | "Erf" | "Cast" | "Identity" | "Dropout" | "Softmax"
         | "LogSoftmax" | "LeakyRelu" | "Elu" | "Clip" | "HardSwish" | "Transpose" | "LayerNormalization"
         | "Sqrt" | "Neg" => of(0),
@@ -71,6 +73,7 @@ pub fn ranks<'g>(index: &Index<'g>) -> HashMap<&'g str, usize> {
             "MatMulNBits" => of(0),
             _ if !node::is_default_domain(node) => None,
             "Gemm" | "Flatten" => Some(2),
+            "Einsum" => result_rank(node, of),
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Where" => widest(),
             "MatMul" => of(0).zip(of(1)).filter(|(a, b)| *a > 1 && *b > 1).map(|(a, b)| a.max(b)),
             "Gather" => of(0).zip(of(1)).and_then(|(data, ids)| (data + ids).checked_sub(1)),

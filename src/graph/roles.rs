@@ -67,7 +67,7 @@ pub(super) fn of_slot(index: &Index<'_>, slot: Use, dims: &[usize]) -> Role {
             | "GroupNormalization",
             _,
         ) => Role::Normalization,
-        ("MatMul" | "Gather", _) if dims.len() == 3 => Role::Expert,
+        ("MatMul" | "Gather" | "GatherND" | "Einsum", _) if dims.len() > 2 => Role::Expert,
         ("Mul", _) if dims.len() == 1 => Role::Normalization,
         ("Add", other) if dims.iter().rev().skip(1).all(|dim| *dim == 1) => {
             let partner = node.input.get(1 - other.min(1)).and_then(|name| index.producer(name));

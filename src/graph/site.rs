@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::arrangement::{Arrangement, Frame};
 use super::beside::{is_dequantized, is_quantized_next};
 use super::index::{Index, Use};
 use super::operand::{Operand, Origin, operand, stored};
@@ -10,40 +11,23 @@ use super::quantized::is_quantized;
 use super::rank::rank;
 use super::roles;
 use super::twins::{Twins, twins};
+use crate::limits;
 use crate::onnx::proto::{NodeProto, tensor_proto::DataType};
 use crate::onnx::{Model, node, tensor};
 use crate::role::Role;
 
 /// Constant nodes below this many elements are numbers of the graph, not weights.
-const CONSTANT_ELEMENTS: usize = 512;
+pub(super) const CONSTANT_ELEMENTS: usize = 512;
 
 /// The operation that uses a weight, with what its encoding must take over.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Form {
-    /// `Y = X · W`, W as the right operand.
+    /// `Y = X · W`: a MatMul, or an Einsum that is one.
     MatMul,
-    /// `Y = alpha · X · W + beta · C` (transB already resolved into the view of W).
+    /// `Y = alpha · X · W + beta · C` (the transposition of W already resolved into its view).
     Gemm { alpha: f32, beta: f32 },
-    /// An Einsum that is `Y = X · W` on the last axes of X.
-    Einsum {
-        /// Axes of X before those.
-        lead: usize,
-        /// Sizes of the axes of X that are summed over: they make K.
-        summed: Vec<usize>,
-        /// Sizes of the last axes of Y: they make N.
-        made: Vec<usize>,
-    },
-    /// `Y = Wᵀ · X` for X of `rank`, W being the view of what is stored as the left operand.
-    Left { rank: usize },
     /// Rows of the table W, by axis 0.
     Gather,
-}
-
-impl Form {
-    /// Whether the rows of its activation are made for the product, by a reshape or a transposition.
-    pub fn makes_rows(&self) -> bool {
-        matches!(self, Self::Einsum { .. } | Self::Left { .. })
-    }
 }
 
 /// A use of a weight that efq can encode.
@@ -53,12 +37,28 @@ pub struct Site {
     pub at: Use,
     /// What the node computes.
     pub form: Form,
+    /// What makes X rows of K values, and the result of rows of N, where they are not that.
+    pub arrangement: Option<Arrangement>,
     /// The weight as this node sees it.
     pub operand: Operand,
     /// Rows: the dimension summed over, or the entries of a table.
     pub k: usize,
     /// Columns: the outputs of a linear, or the width of a table.
     pub n: usize,
+}
+
+impl Site {
+    /// The operand of `node`, which the site is of, that is not the weight.
+    pub fn activation<'n>(&self, node: &'n NodeProto) -> &'n str {
+        node.input.get(1usize.saturating_sub(self.at.input)).map_or("", String::as_str)
+    }
+
+    /// The nodes around the plain product that stands for `node`; `name` gives names that are free.
+    pub fn frame(&self, node: &NodeProto, name: &mut dyn FnMut(&str) -> String) -> Frame {
+        let result = node.output.first().map_or("", String::as_str);
+        let none = Arrangement::default();
+        self.arrangement.as_ref().unwrap_or(&none).frame(self.activation(node), result, name)
+    }
 }
 
 /// One use of a weight.
@@ -82,7 +82,7 @@ pub struct Weight {
     pub origin: Origin,
     /// Its name; that of its output for a Constant node.
     pub name: String,
-    /// The body that it is stored in, as `then_branch of If 'cond'`; `None` in the main graph.
+    /// The body or function that it is stored in, as `then_branch of If 'cond'`; `None` in the main graph.
     pub place: Option<String>,
     /// Sizes as stored.
     pub dims: Vec<usize>,
@@ -99,7 +99,8 @@ pub struct Weight {
 /// Every weight of a model, and every site.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
-    /// Initializers in file order, then Constant nodes in node order; of the main graph first, then of bodies.
+    /// Initializers in file order, then Constant nodes in node order; of the main graph first, then of bodies, then of
+    /// functions.
     pub weights: Vec<Weight>,
     /// In the order of their nodes' numbers.
     pub sites: Vec<Site>,
@@ -136,6 +137,7 @@ pub fn inventory(model: &Model) -> Inventory {
             weights.extend(weight(&here, origin, tensor, &by_use, &obstacles, &roles));
         }
     }
+    weights.extend(super::functions::weights(model));
     let twins = twins(&index, &weights);
     Inventory { weights, sites, roles: roles.sites, twins }
 }
@@ -156,6 +158,7 @@ fn weight(
             let is_weight = is_float(data_type) && dims.iter().product::<usize>() >= CONSTANT_ELEMENTS;
             index.node(at)?.output.first().filter(|_| is_weight)?.clone()
         }
+        Origin::Function(_) => return None,
     };
     let mut leaves = Vec::new();
     leaf_uses(index, &name, 0, &mut leaves);
@@ -213,7 +216,7 @@ fn leaf_uses(index: &Index<'_>, value: &str, depth: usize, found: &mut Vec<Leaf>
                 && node::is_default_domain(node)
                 && matches!(
                     node.op_type(),
-                    "Identity" | "Cast" | "Transpose" | "Reshape" | "Squeeze" | "Unsqueeze"
+                    "Identity" | "Cast" | "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze"
                 )
         });
         match through.and_then(|node| node.output.first()) {
@@ -233,26 +236,17 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
     if !node::is_default_domain(node) {
         return Candidate::None;
     }
-    let (input, mut form) = match node.op_type() {
-        "MatMul" if is_left(index, node) => {
-            match rank(index, node.input.get(1).map_or("", String::as_str), 32) {
-                Some(rank) if rank > 0 => (0, Form::Left { rank }),
-                _ => {
-                    let why = "the left operand of a MatMul whose right one has no known rank: infer the model's shapes first";
-                    return Candidate::Obstacle(0, why.to_owned());
-                }
-            }
-        }
-        "MatMul" => (1, Form::MatMul),
+    let first = |is_left: bool| usize::from(!is_left);
+    let (input, form) = match node.op_type() {
+        "MatMul" => (first(is_left(index, node)), Form::MatMul),
         "Gemm" => {
             let (alpha, beta) = (node::float(node, "alpha", 1.0), node::float(node, "beta", 1.0));
-            (1, Form::Gemm { alpha, beta })
+            (first(is_left(index, node)), Form::Gemm { alpha, beta })
         }
         "Gather" => (0, Form::Gather),
         "Einsum" if node.input.len() == 2 => {
-            let first = node.input.first().is_some_and(|name| operand(index, name).is_some());
-            // What it sums over is told below.
-            (usize::from(!first), Form::MatMul)
+            let is_first = node.input.first().is_some_and(|name| operand(index, name).is_some());
+            (first(is_first), Form::MatMul)
         }
         _ => return Candidate::None,
     };
@@ -271,11 +265,20 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
     if !matches!(weight.delivered, DataType::Float | DataType::Float16) {
         return refused("INT4 stands for float32 and float16 only");
     }
-    if node.op_type() == "Einsum" {
-        match super::einsum::layer(node, input, &weight) {
-            Ok(found) => (form, weight) = found,
+    let mut arrangement = None;
+    let known = || rank(index, other, 32).filter(|rank| *rank <= limits::RANK);
+    match node.op_type() {
+        "Einsum" => match super::einsum::layer(node, input, &weight, known()) {
+            Ok(found) => (arrangement, weight) = found,
             Err(why) => return Candidate::Obstacle(input, why),
+        },
+        "MatMul" if is_matrix(&weight.dims) && (input == 0 || weight.dims.len() > 2) => {
+            match product(input, weight, known()) {
+                Ok(found) => (arrangement, weight) = found,
+                Err(why) => return refused(why),
+            }
         }
+        _ => {}
     }
     if weight.dims.len() != 2 {
         return refused(&format!("{} dimensions: only matrices are encoded", weight.dims.len()));
@@ -284,24 +287,14 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
         return refused("it is empty");
     }
     match form {
-        Form::Gather if node::int(node, "axis", 0) != 0 => {
+        Form::Gather if !matches!(node::int(node, "axis", 0), 0 | -2) => {
             return refused("gathered by another axis than rows");
         }
         Form::Gemm { alpha, beta } => {
-            if node::int(node, "transA", 0) != 0 {
-                return refused("Gemm with transA=1 is not fused");
-            }
             if !alpha.is_finite() || !beta.is_finite() {
                 return refused("Gemm with a factor that is not finite");
             }
-            if node::int(node, "transB", 0) != 0 {
-                weight.dims.swap(0, 1);
-                weight.strides.swap(0, 1);
-            }
-        }
-        Form::Left { .. } => {
-            weight.dims.swap(0, 1);
-            weight.strides.swap(0, 1);
+            (arrangement, weight) = gemm(node, input, weight);
         }
         _ => {}
     }
@@ -318,13 +311,68 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
         }
     }
     let (k, n) = (weight.dims[0], weight.dims[1]);
-    Candidate::Site(Site { at, form, operand: weight, k, n })
+    Candidate::Site(Site { at, form, arrangement, operand: weight, k, n })
 }
 
 /// Whether the left operand alone is a stored matrix.
 fn is_left(index: &Index<'_>, node: &NodeProto) -> bool {
     let stored = |at: usize| node.input.get(at).and_then(|name| operand(index, name));
-    stored(0).is_some_and(|found| found.dims.len() == 2) && stored(1).is_none()
+    stored(0).is_some_and(|found| is_matrix(&found.dims)) && stored(1).is_none()
+}
+
+/// Whether these are sizes of one matrix.
+fn is_matrix(dims: &[usize]) -> bool {
+    dims.len() > 1 && dims.iter().rev().skip(2).all(|dim| *dim == 1)
+}
+
+/// The weight of a MatMul that is on the left, or one matrix of a higher rank; the other operand is of `rank`.
+fn product(
+    input: usize,
+    mut weight: Operand,
+    rank: Option<usize>,
+) -> Result<(Option<Arrangement>, Operand), &'static str> {
+    let ones = weight.dims.len().saturating_sub(2);
+    let Some(rank) = rank.filter(|rank| *rank > 0) else {
+        return Err(match input {
+            0 => {
+                "the left operand of a MatMul whose right one has no known rank: infer the model's shapes first"
+            }
+            _ => {
+                "of a higher rank than 2, and that of its activation is not known: infer the model's shapes first"
+            }
+        });
+    };
+    if ones > 0 && rank < weight.dims.len() {
+        return Err("of a higher rank than its activation");
+    }
+    weight.dims.drain(..ones);
+    weight.strides.drain(..ones);
+    if input != 0 {
+        return Ok((None, weight));
+    }
+    swap(&mut weight);
+    Ok((Some(Arrangement::turned(rank, sizes(&weight), true, true)), weight))
+}
+
+/// The weight of a Gemm: of its B as it is or transposed, of its A for the transposed product.
+fn gemm(node: &NodeProto, input: usize, mut weight: Operand) -> (Option<Arrangement>, Operand) {
+    let turned = |name: &str| node::int(node, name, 0) != 0;
+    let (a, b) = (turned("transA"), turned("transB"));
+    if if input == 0 { !a } else { b } {
+        swap(&mut weight);
+    }
+    let (before, after) = if input == 0 { (!b, true) } else { (a, false) };
+    let arrangement = Arrangement::turned(2, sizes(&weight), before, after);
+    ((before || after).then_some(arrangement), weight)
+}
+
+fn swap(weight: &mut Operand) {
+    weight.dims.reverse();
+    weight.strides.reverse();
+}
+
+fn sizes(weight: &Operand) -> (usize, usize) {
+    (weight.dims.first().copied().unwrap_or(1), weight.dims.get(1).copied().unwrap_or(1))
 }
 
 fn overridable(index: &Index<'_>, node: &NodeProto, input: usize) -> Candidate {

@@ -73,6 +73,6 @@ fn is_removable(node: &NodeProto) -> bool {
     node::is_default_domain(node)
         && matches!(
             node.op_type(),
-            "Identity" | "Cast" | "Transpose" | "Reshape" | "Squeeze" | "Unsqueeze" | "Constant"
+            "Identity" | "Cast" | "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Constant"
         )
 }

@@ -40,13 +40,11 @@ impl Values {
         Self::view(tensor, layout, factor)
     }
 
-    /// Initializer `at` of the main graph as dense rows `[rows,columns]`.
+    /// `tensor` as dense rows `[rows,columns]`.
     ///
     /// # Errors
-    /// [`crate::error::Kind::Format`] when there is none or its payload cannot be read.
-    pub fn rows(model: &Model, at: usize, (rows, columns): (usize, usize)) -> Result<Self> {
-        let tensor = model.graph().initializer.get(at);
-        let tensor = tensor.ok_or_else(|| Error::format("tensor", "is not in the model"))?;
+    /// [`crate::error::Kind::Format`] when its payload cannot be read.
+    pub fn rows(tensor: &TensorProto, (rows, columns): (usize, usize)) -> Result<Self> {
         Self::view(tensor, Layout { offset: 0, k: rows, n: columns, k_stride: columns, n_stride: 1 }, 1.0)
     }
 
@@ -87,5 +85,6 @@ pub fn stored<'m>(model: &'m Model, operand: &Operand) -> Option<&'m TensorProto
     match operand.origin {
         Origin::Initializer(_) => graph.initializer.get(*at),
         Origin::Constant(_) => constant_tensor(graph.node.get(*at)?),
+        Origin::Function(_) => None,
     }
 }

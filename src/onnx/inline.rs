@@ -1,19 +1,69 @@
 //! Model-local functions that may use weights, written out where they are called, as ONNX Runtime does at load.
 //!
-//! What is left alone: functions without an operator that takes weights, of another operator set than the model, or
-//! that hold a weight and are called several times, because every copy would take room.
+//! A weight that a function holds becomes one initializer of the main graph, however often the function is called. What
+//! is left alone: functions without weights and without an operator that takes them, and those whose operators mean
+//! something else in the operator set of the model.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use prost::Message as _;
 
-use super::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
-use super::{model::opset_version, node, tensor, walk};
+use super::names::{Names, Shared, is_weight, weight_of};
+use super::proto::{AttributeProto, FunctionProto, ModelProto, NodeProto};
+use super::{model::opset_version, node, walk};
 
 /// Operators that take weights.
 const TAKES_WEIGHTS: [&str; 4] = ["MatMul", "Gemm", "Gather", "Einsum"];
-/// Constants of at least this many elements are weights.
-const WEIGHT_ELEMENTS: usize = 512;
+/// Operators that mean the same in all operator sets of [`STABLE`].
+const UNCHANGED: [&str; 44] = [
+    "Abs",
+    "Add",
+    "And",
+    "Cast",
+    "Clip",
+    "Concat",
+    "Constant",
+    "Conv",
+    "Cos",
+    "Div",
+    "Einsum",
+    "Elu",
+    "Equal",
+    "Erf",
+    "Exp",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "Gemm",
+    "Identity",
+    "LeakyRelu",
+    "Log",
+    "LogSoftmax",
+    "MatMul",
+    "Max",
+    "Min",
+    "Mul",
+    "Neg",
+    "Pow",
+    "Reciprocal",
+    "Relu",
+    "Reshape",
+    "Shape",
+    "Sigmoid",
+    "Sin",
+    "Slice",
+    "Softmax",
+    "Softplus",
+    "Sqrt",
+    "Squeeze",
+    "Sub",
+    "Tanh",
+    "Transpose",
+    "Unsqueeze",
+];
+const STABLE: std::ops::RangeInclusive<i64> = 14..=21;
+/// The last of the types of elements that all of those know: bfloat16.
+const LAST_TYPE: i64 = 16;
 /// Functions called by functions, how deep; nodes and bytes that all calls may make.
 const DEPTH: usize = 32;
 const NODES: usize = 200_000;
@@ -21,16 +71,15 @@ const BYTES: usize = 64 << 20;
 
 /// `model` with those functions written out; `None` where there are none, or too much would come of it.
 pub(super) fn inline(model: &ModelProto) -> Option<ModelProto> {
-    write_out(model, chosen(model), false)
+    write_out(model, chosen(model))
 }
 
 /// `model` with every function written out whose operators mean the same in the main graph; `None` as above.
 pub fn inline_all(model: &ModelProto) -> Option<ModelProto> {
-    write_out(model, model.functions.iter().map(|function| same_operators(model, function)).collect(), true)
+    write_out(model, model.functions.iter().map(|function| same_operators(model, function)).collect())
 }
 
-/// `copies`: whether a weight may be written out several times.
-fn write_out(model: &ModelProto, chosen: Vec<bool>, copies: bool) -> Option<ModelProto> {
+fn write_out(model: &ModelProto, chosen: Vec<bool>) -> Option<ModelProto> {
     if !chosen.contains(&true) {
         return None;
     }
@@ -38,16 +87,17 @@ fn write_out(model: &ModelProto, chosen: Vec<bool>, copies: bool) -> Option<Mode
         functions: by_name(model),
         list: &model.functions,
         chosen,
-        copies,
         expanded: BTreeSet::new(),
         names: walk::names(model),
         numbers: HashMap::new(),
+        shared: Shared::default(),
         nodes: NODES,
         bytes: BYTES,
     };
     let mut made = model.clone();
     let graph = made.graph.as_mut()?;
     graph.node = inliner.nodes(std::mem::take(&mut graph.node), 0)?;
+    graph.initializer.append(&mut inliner.shared.tensors);
     if inliner.expanded.is_empty() {
         return None;
     }
@@ -91,6 +141,8 @@ fn chosen(model: &ModelProto) -> Vec<bool> {
         let mut uses = false;
         each(&function.node, &mut |node| {
             uses |= node::is_default_domain(node) && TAKES_WEIGHTS.contains(&node.op_type());
+            uses |= weight_of(node).is_some()
+                || walk::graphs_of(node).any(|body| body.initializer.iter().any(is_weight));
             if let Some(callers) = functions.get(&name_of(node)).and_then(|callee| callers.get_mut(*callee)) {
                 callers.push(at);
             }
@@ -110,12 +162,43 @@ fn chosen(model: &ModelProto) -> Vec<bool> {
     chosen
 }
 
+/// Why `function`, which [`inline`] left in `model`, was left.
+pub fn function_stays(model: &ModelProto, function: &FunctionProto) -> String {
+    let of = |imports| opset_version(imports, "");
+    let (own, other) = (of(&function.opset_import), of(&model.opset_import));
+    match own == other {
+        true => "stands in a function that cannot be written out where it is called".to_owned(),
+        false => format!("stands in a function of opset {own} in a model of opset {other}"),
+    }
+}
+
 /// Whether the function's nodes mean the same in the main graph.
 fn same_operators(model: &ModelProto, function: &FunctionProto) -> bool {
     function.opset_import.iter().all(|import| {
         let known = opset_version(&model.opset_import, import.domain());
-        known == import.version() || known == 0 && !import.domain().is_empty()
+        let version = import.version();
+        known == version
+            || known == 0 && !import.domain().is_empty()
+            || import.domain().is_empty()
+                && STABLE.contains(&known)
+                && STABLE.contains(&version)
+                && unchanged(function, version > known)
     })
+}
+
+/// Whether the function has only operators that mean the same in all of [`STABLE`], and, where it is `newer` than the
+/// model, no types that came later.
+fn unchanged(function: &FunctionProto, newer: bool) -> bool {
+    let mut same = true;
+    each(&function.node, &mut |node| {
+        let type_of = |attribute: &AttributeProto| match attribute.name() {
+            "to" => attribute.i(),
+            _ => attribute.t.as_ref().map_or(0, |tensor| i64::from(tensor.data_type())),
+        };
+        same &= !node::is_default_domain(node) || UNCHANGED.contains(&node.op_type());
+        same &= !newer || node.attribute.iter().all(|attribute| type_of(attribute) <= LAST_TYPE);
+    });
+    same
 }
 
 /// Which functions of `model` the graph of `made` still calls, through others too.
@@ -134,24 +217,15 @@ fn called(model: &ModelProto, made: &ModelProto) -> Vec<bool> {
     kept
 }
 
-fn holds_weights(function: &FunctionProto) -> bool {
-    let mut found = false;
-    each(&function.node, &mut |node| {
-        let large = |t: &_| tensor::elements(t).is_ok_and(|count| count >= WEIGHT_ELEMENTS);
-        found |= node.attribute.iter().any(|attribute| attribute.t.as_ref().is_some_and(large));
-    });
-    found
-}
-
 struct Inliner<'m> {
     functions: HashMap<Name<'m>, usize>,
     list: &'m [FunctionProto],
     chosen: Vec<bool>,
-    copies: bool,
     expanded: BTreeSet<usize>,
     names: HashSet<String>,
     /// By stem, the number that the next name of it gets.
     numbers: HashMap<String, usize>,
+    shared: Shared,
     nodes: usize,
     bytes: usize,
 }
@@ -181,21 +255,21 @@ impl Inliner<'_> {
     /// The nodes that `call` stands for.
     fn call(&mut self, callee: usize, call: &NodeProto) -> Option<Vec<NodeProto>> {
         let function = self.list.get(callee)?;
-        if !self.copies && holds_weights(function) {
-            if !self.expanded.insert(callee) {
-                return None;
-            }
-        } else {
-            self.expanded.insert(callee);
-            self.bytes = self.bytes.checked_sub(function.encoded_len())?;
-        }
+        self.expanded.insert(callee);
         self.nodes = self.nodes.checked_sub(function.node.len())?;
         let stem = match call.name() {
             "" => call.output.iter().find(|name| !name.is_empty())?.clone(),
             name => name.to_owned(),
         };
-        let mut scope =
-            Names { stem: &stem, known: HashMap::new(), taken: &mut self.names, numbers: &mut self.numbers };
+        let mut scope = Names {
+            stem: &stem,
+            known: HashMap::new(),
+            taken: &mut self.names,
+            numbers: &mut self.numbers,
+            function: (callee, function.name()),
+            met: 0,
+            shared: &mut self.shared,
+        };
         for (at, formal) in function.input.iter().enumerate() {
             scope.known.insert(formal.clone(), call.input.get(at).cloned().unwrap_or_default());
         }
@@ -210,73 +284,19 @@ impl Inliner<'_> {
         }
         let defaults = function.attribute_proto.iter().chain(&call.attribute);
         let given: HashMap<&str, &AttributeProto> = defaults.map(|given| (given.name(), given)).collect();
+        let returned: HashSet<&str> = function.output.iter().map(String::as_str).collect();
         let mut nodes = function.node.clone();
-        nodes.iter_mut().for_each(|node| scope.node(node, &given));
+        scope.nodes(&mut nodes, &returned, &given);
         nodes.extend(passed_on);
+        let bytes = nodes.iter().map(|node| node.encoded_len()).sum();
+        self.bytes = self.bytes.checked_sub(bytes)?;
         Some(nodes)
-    }
-}
-
-/// What the names of a function are called outside.
-struct Names<'a> {
-    stem: &'a str,
-    known: HashMap<String, String>,
-    taken: &'a mut HashSet<String>,
-    numbers: &'a mut HashMap<String, usize>,
-}
-
-impl Names<'_> {
-    fn value(&mut self, name: &mut String) {
-        if name.is_empty() {
-            return;
-        }
-        if let Some(known) = self.known.get(name) {
-            name.clone_from(known);
-            return;
-        }
-        let stem = format!("{}/{name}", self.stem);
-        let mut fresh = stem.clone();
-        let number = self.numbers.entry(stem.clone()).or_insert(2);
-        while !self.taken.insert(fresh.clone()) {
-            fresh = format!("{stem}_{number}");
-            *number += 1;
-        }
-        self.known.insert(name.clone(), fresh.clone());
-        *name = fresh;
-    }
-
-    fn node(&mut self, node: &mut NodeProto, given: &HashMap<&str, &AttributeProto>) {
-        if !node.name().is_empty() {
-            node.name = Some(format!("{}/{}", self.stem, node.name()));
-        }
-        node.input.iter_mut().chain(&mut node.output).for_each(|name| self.value(name));
-        walk::graphs_of_mut(node).for_each(|body| self.graph(body, given));
-        for attribute in std::mem::take(&mut node.attribute) {
-            match attribute.ref_attr_name() {
-                "" => node.attribute.push(attribute),
-                wanted => node.attribute.extend(
-                    given
-                        .get(wanted)
-                        .map(|given| AttributeProto { name: attribute.name.clone(), ..(*given).clone() }),
-                ),
-            }
-        }
-    }
-
-    fn graph(&mut self, graph: &mut GraphProto, given: &HashMap<&str, &AttributeProto>) {
-        let values = graph.input.iter_mut().chain(&mut graph.output).chain(&mut graph.value_info);
-        values.filter_map(|value| value.name.as_mut()).for_each(|name| self.value(name));
-        let sparse = graph.sparse_initializer.iter_mut().filter_map(|sparse| sparse.values.as_mut());
-        let stored = graph.initializer.iter_mut().chain(sparse);
-        stored.filter_map(|tensor| tensor.name.as_mut()).for_each(|name| self.value(name));
-        graph.quantization_annotation.clear();
-        graph.node.iter_mut().for_each(|node| self.node(node, given));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::proto::OperatorSetIdProto;
+    use super::super::proto::{GraphProto, OperatorSetIdProto};
     use super::*;
 
     fn function(name: &str, input: &[&str], output: &[&str], node: Vec<NodeProto>) -> FunctionProto {

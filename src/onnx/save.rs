@@ -262,7 +262,7 @@ pub fn stage_copy(model: &super::Model, target: &Path) -> Result<Staged> {
     let file = folder.path().join(target.file_name().unwrap_or_default());
     std::fs::write(&file, model.file_bytes()).map_err(|error| unwritable(&file, &error))?;
     let bytes = model.file_bytes().len() as u64;
-    let blake3 = blake3::hash(&model.file_bytes()).to_hex().to_string();
+    let blake3 = blake3::hash(model.file_bytes()).to_hex().to_string();
     let saved = Saved { bytes, side_bytes: model.size() - bytes, blake3 };
     Ok(Staged { folder, target: target.to_owned(), sides, saved })
 }

@@ -1,7 +1,7 @@
 //! What a rewritten model has in the place of the weights of its original.
 //!
 //! Matched by the names of values, which a rewrite keeps: the product that leads to the result of a linear, through
-//! sums with constants, and the rows under the name that the table's Gather gave them.
+//! sums with constants and changes of axes, and the rows under the name that the table's Gather gave them.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use crate::onnx::{Checked, Model, node, tensor};
 use crate::plan::Encoding;
 use crate::quant::{Algorithm, Bits, Emit, PackedRows, ScaleStorage, Scheme};
 
-/// Sums between a product and the value that has the old name, at most.
+/// Sums and changes of axes between a product and the value that has the old name, at most.
 const SUMS: usize = 3;
 
 /// A rewritten model beside its original.
@@ -109,7 +109,7 @@ impl<'a> Pairs<'a> {
             if let Some(site) = self.linears.get(&at) {
                 return Some((node, site));
             }
-            if !node::is(node, "Add") && !node::is(node, "Sub") {
+            if !["Add", "Sub", "Transpose", "Reshape"].iter().any(|op| node::is(node, op)) {
                 return None;
             }
             name = node.input.iter().find(|input| operand(&self.plain, input).is_none())?;

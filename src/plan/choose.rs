@@ -2,25 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{Decision, Encoding, PACKED_OPSET, Plan, SCHEMA, Stored, UsePlan};
+use super::{Decision, Encoding, PACKED_OPSET, Plan, SCHEMA, UsePlan};
 use crate::error::{Error, Result};
-use crate::graph::{Form, Index, Inventory, Origin, Site, Values, Weight, WeightUse};
-use crate::onnx::proto::tensor_proto::DataType;
+use crate::graph::{Form, Index, Inventory, Site, Weight, WeightUse};
 use crate::onnx::{Model, tensor};
 use crate::preset::{Store, nearest};
-use crate::quant::{Bits, Emit, Matrix, PackedRows, ScaleStorage, Scheme, fp16_scales_fit, survey};
+use crate::quant::{Bits, Emit, PackedRows, Scheme};
 use crate::role::Role;
 use crate::sensitivity::{Reach, reach};
 use crate::settings::{Rule, Settings};
 
-/// The operator set that knows INT4.
-const LATEST: i64 = 21;
-
 /// The largest block of a 4-bit table.
 const TABLE_BLOCK: usize = 128;
-
-/// A vector below this many bytes is not worth a node.
-const LEAST_STORED: u64 = 512;
 
 /// Bytes that the nodes and names of an encoded weight take in the file, about.
 fn overhead(encoding: Encoding) -> u64 {
@@ -67,11 +60,11 @@ pub fn tied_bytes(plan: &Plan) -> u64 {
         .sum()
 }
 
-struct Chooser<'a> {
-    model: &'a Model,
-    index: Index<'a>,
+pub(super) struct Chooser<'a> {
+    pub(super) model: &'a Model,
+    pub(super) index: Index<'a>,
     inventory: &'a Inventory,
-    settings: &'a Settings,
+    pub(super) settings: &'a Settings,
     matched: Vec<bool>,
 }
 
@@ -121,84 +114,6 @@ impl Chooser<'_> {
         stay_when_not_smaller(&mut decision);
         self.store_small(weight, &mut decision)?;
         Ok(decision)
-    }
-
-    /// A tensor that no site takes may be stored small, where a rule or the settings want it.
-    fn store_small(&self, weight: &Weight, decision: &mut Decision) -> Result<()> {
-        let whole = |usage: &WeightUse| matches!(usage, WeightUse::Other { operator, .. } if operator != "graph output");
-        let name = weight.name.as_str();
-        let input = self.model.graph().input.iter().any(|value| value.name() == name);
-        let Origin::Initializer(at) = weight.origin else { return Ok(()) };
-        let usable = weight.place.is_none()
-            && weight.data_type == DataType::Float
-            && !weight.uses.is_empty()
-            && weight.uses.iter().all(whole)
-            && !input;
-        let vector = weight.dims.iter().filter(|size| **size > 1).count() < 2;
-        let matched = weight.uses.iter().find_map(|usage| match usage {
-            WeightUse::Other { operator, .. } => self
-                .settings
-                .rules
-                .iter()
-                .find(|rule| rule.selector.matches(weight.role, operator, &[name, ""])),
-            WeightUse::Site(_) => None,
-        });
-        // What has no such role may be a mask, a filter, or the scale of something quantized.
-        let known = matches!(
-            weight.role,
-            Role::Convolution
-                | Role::Recurrent
-                | Role::Expert
-                | Role::PositionEmbeddings
-                | Role::Bias
-                | Role::Normalization
-        );
-        let (store, origin) = match matched {
-            _ if !known => return Ok(()),
-            Some(rule) => (rule.store, rule.origin.clone()),
-            // A little error in an expert can turn the choice between experts.
-            None if weight.role == Role::Expert => return Ok(()),
-            None => (self.settings.unfused, self.settings.preset.clone()),
-        };
-        if store == Store::Float || !usable || weight.bytes < LEAST_STORED {
-            return Ok(());
-        }
-        let (rows, columns) = super::stored_matrix(&weight.dims, weight.role);
-        let stored = Values::rows(self.model, at, (rows, columns))?;
-        let how = match store {
-            _ if vector => Stored::Float16,
-            Store::Int4 => self.in_4_bits(weight, matched, &stored.matrix()?).unwrap_or(Stored::Int8),
-            _ => Stored::Int8,
-        };
-        let after = how.bytes(&weight.dims, weight.role) + if vector { 128 } else { 256 };
-        let values = stored.matrix()?.values();
-        if after >= weight.bytes || !how.holds(&values) {
-            return Ok(());
-        }
-        decision.stored = Some(how);
-        for usage in &mut decision.uses {
-            let form = if store == Store::Int4 && how == Stored::Int8 {
-                "stored as int8, as no block divides its rows,"
-            } else {
-                "stored small,"
-            };
-            usage.reason = format!("{origin}: {form} runs as float");
-        }
-        decision.recount();
-        Ok(())
-    }
-
-    /// INT4 for a tensor that runs as float; `None` where no block divides its rows, or INT4 is not to be written.
-    fn in_4_bits(&self, weight: &Weight, rule: Option<&Rule>, rows: &Matrix<'_>) -> Option<Stored> {
-        if self.settings.emit == Emit::MatMulNBits && self.model.opset() < LATEST {
-            return None;
-        }
-        let most = rule.and_then(|rule| rule.block).unwrap_or(self.settings.block).for_role(weight.role);
-        let block = Stored::block_of(rows.n(), most)?;
-        let half = Stored::Int4 { block, half_scales: true };
-        let half_scales = self.settings.scales != ScaleStorage::F32
-            && fp16_scales_fit(&survey(&rows.transposed(), block), half.scheme()?);
-        Some(Stored::Int4 { block, half_scales })
     }
 
     fn site(&mut self, weight: &Weight, site: &Site, role: Role) -> Result<UsePlan> {
@@ -305,8 +220,7 @@ impl Chooser<'_> {
             block: block.for_role(role),
             symmetric,
             scales: settings.scales,
-            // What makes its rows first is written in the standard form only.
-            emit: if site.form.makes_rows() { Emit::Qdq } else { settings.emit },
+            emit: settings.emit,
         };
         Encoding::Blocks { scheme: scheme.no_wider_than(site.k), algorithm: settings.algorithm }
     }

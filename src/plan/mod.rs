@@ -7,6 +7,7 @@ mod budget;
 mod choose;
 mod repair;
 mod share;
+mod small;
 mod stored;
 
 use serde::{Deserialize, Serialize};

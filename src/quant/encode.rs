@@ -19,6 +19,7 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Adds sums in units of `scale`.
+    #[expect(clippy::needless_range_loop, reason = "loops over lanes are written alike")]
     #[inline(always)]
     fn add(&mut self, sums: &Sums, scale: &[f32; LANES]) {
         for l in 0..LANES {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Errors;
-use crate::graph::{Index, Path, ranks};
+use crate::graph::{Index, Origin, Path, ranks, stored_at};
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Draft, LazyPart, Model, Produce, tensor, walk};
 
@@ -17,8 +17,9 @@ pub(super) struct Edit<'m> {
     names: HashSet<String>,
     /// By stem, the number that the next name of it gets.
     numbers: HashMap<String, usize>,
-    first: Vec<NodeProto>,
-    removed: HashSet<String>,
+    /// By the path of their graph.
+    first: HashMap<Path, Vec<NodeProto>>,
+    removed: HashSet<(Path, String)>,
     /// Vectors that the plan stores as float16: so do those that take their places.
     pub(super) halved: HashSet<String>,
     /// By the number of a node, as below.
@@ -47,7 +48,7 @@ impl<'m> Edit<'m> {
             proto: model.proto.clone(),
             names: walk::names(&model.proto),
             numbers: HashMap::new(),
-            first: Vec::new(),
+            first: HashMap::new(),
             removed: HashSet::new(),
             halved: HashSet::new(),
             before: HashMap::new(),
@@ -91,19 +92,27 @@ impl<'m> Edit<'m> {
         self.before.entry(at).or_default().push(node);
     }
 
-    /// Puts `node` before all nodes of the main graph, after those put there earlier.
-    pub(super) fn put_first(&mut self, node: NodeProto) {
-        self.first.push(node);
+    /// Puts `node` before all nodes of the graph at `path`, after those put there earlier.
+    pub(super) fn put_first(&mut self, path: &Path, node: NodeProto) {
+        self.first.entry(path.clone()).or_default().push(node);
     }
 
-    /// Adds an initializer whose payload is known to the main graph.
-    pub(super) fn add_to_main(&mut self, tensor: TensorProto) {
-        self.added.entry(Path::from([])).or_default().push(tensor);
+    /// Takes the constant `name` out: an initializer, or the result of a Constant node. Gives the path of its graph.
+    pub(super) fn remove(&mut self, name: &str, origin: Origin) -> Path {
+        let path = self.index.holding(origin).path();
+        match origin {
+            Origin::Initializer(_) => {
+                self.removed.insert((path.clone(), name.to_owned()));
+            }
+            Origin::Constant(at) => self.replace(at, Vec::new()),
+            Origin::Function(_) => {}
+        }
+        path
     }
 
-    /// Takes the initializer `name` out of the main graph.
-    pub(super) fn remove(&mut self, name: &str) {
-        self.removed.insert(name.to_owned());
+    /// The stored tensor of `origin`.
+    pub(super) fn stored(&self, origin: Origin) -> Option<&'m TensorProto> {
+        stored_at(&self.index, origin)
     }
 
     /// Puts `nodes` in the place of node `at`.
@@ -113,7 +122,12 @@ impl<'m> Edit<'m> {
 
     /// Adds an initializer whose payload is known to the graph of node `at`.
     pub(super) fn add(&mut self, at: usize, tensor: TensorProto) {
-        self.added.entry(self.index.of(at).path()).or_default().push(tensor);
+        self.add_to(&self.index.of(at).path(), tensor);
+    }
+
+    /// The same for the graph at `path`.
+    pub(super) fn add_to(&mut self, path: &Path, tensor: TensorProto) {
+        self.added.entry(path.clone()).or_default().push(tensor);
     }
 
     /// Adds initializers whose payloads `produce` gives, in their order, to the graph of node `at`: ONNX Runtime refuses
@@ -124,6 +138,16 @@ impl<'m> Edit<'m> {
         parts: Vec<(String, DataType, Vec<usize>)>,
         produce: Produce<'m>,
     ) {
+        self.promise_to(&self.index.of(at).path(), parts, produce);
+    }
+
+    /// The same for the graph at `path`.
+    pub(super) fn promise_to(
+        &mut self,
+        path: &Path,
+        parts: Vec<(String, DataType, Vec<usize>)>,
+        produce: Produce<'m>,
+    ) {
         let group = self.groups.len();
         self.groups.push(produce);
         for (part, (name, data_type, dims)) in parts.into_iter().enumerate() {
@@ -131,16 +155,14 @@ impl<'m> Edit<'m> {
                 TensorProto { raw_data: None, ..tensor::from_raw(&name, data_type, &dims, Vec::new()) };
             let len = tensor::payload_len(&shell).unwrap_or(0);
             self.lazy.insert(name, LazyPart { group, part, len });
-            self.add(at, shell);
+            self.add_to(path, shell);
         }
     }
 
     /// The edited model.
     pub(super) fn finish(mut self) -> Draft<'m> {
         if let Some(mut graph) = self.proto.graph.take() {
-            graph.initializer.retain(|tensor| !self.removed.contains(tensor.name()));
             self.edit(&mut graph, &mut Vec::new(), &mut 0);
-            graph.node.splice(0..0, std::mem::take(&mut self.first));
             self.proto.graph = Some(graph);
         }
         Draft { proto: self.proto, lazy: self.lazy, groups: self.groups, closing: None }
@@ -150,6 +172,12 @@ impl<'m> Edit<'m> {
     fn edit(&mut self, graph: &mut GraphProto, path: &mut Vec<(usize, usize)>, next: &mut usize) {
         let first = *next;
         *next += graph.node.len();
+        let here = Path::from(path.as_slice());
+        if !self.removed.is_empty() {
+            graph
+                .initializer
+                .retain(|tensor| !self.removed.contains(&(here.clone(), tensor.name().to_owned())));
+        }
         graph.initializer.extend(self.added.remove(path.as_slice()).unwrap_or_default());
         for (at, node) in graph.node.iter_mut().enumerate() {
             for (number, body) in walk::graphs_of_mut(node).enumerate() {
@@ -160,6 +188,7 @@ impl<'m> Edit<'m> {
         }
         let nodes = std::mem::take(&mut graph.node);
         graph.node.reserve(nodes.len());
+        graph.node.extend(self.first.remove(&here).unwrap_or_default());
         for (at, node) in nodes.into_iter().enumerate().map(|(at, node)| (first + at, node)) {
             graph.node.extend(self.before.remove(&at).unwrap_or_default());
             match self.replaced.remove(&at) {

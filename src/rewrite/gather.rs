@@ -51,9 +51,9 @@ pub(super) fn encode(
         result
     };
     let to = || vec![node::int_attribute("to", delivered as i64)];
-    let gathered = step(edit, "Gather", "codes", &[&codes, &ids], original.attribute.clone());
+    let gathered = step(edit, "Gather", "codes", &[&codes, &ids], vec![]);
     let wide = step(edit, "Cast", "codes_float", &[&gathered], to());
-    let mut scale = step(edit, "Gather", "scales", &[&table, &ids], original.attribute.clone());
+    let mut scale = step(edit, "Gather", "scales", &[&table, &ids], vec![]);
     if scale_type != delivered {
         scale = step(edit, "Cast", "scales_float", &[&scale], to());
     }

@@ -7,17 +7,15 @@
 //! behind a product hides it (measured on 1.32). A subtraction is none of that, so the bias of a Gemm is
 //! subtracted with its sign turned, which is the same sum bit for bit.
 
+use super::dequantize::dequantize;
 use super::edit::Edit;
-use super::{code_type, scale_type, stored};
+use super::stored;
 use crate::calibrate::Fitted;
 use crate::error::{Error, Result};
-use crate::graph::{self, Addition, Form, Index, Site, Values, operand, rank, sole_consumer};
+use crate::graph::{self, Addition, Form, Frame, Index, Site, operand, rank, sole_consumer};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, tensor};
-use crate::quant::{Algorithm, ScaleStorage, Scheme, quantize};
-
-/// Domain that keeps a node out of the raising of the operator set: it is of the new one already.
-pub(super) const PENDING: &str = "efq.pending";
+use crate::quant::{Algorithm, Scheme};
 
 /// How a weight is to be stored.
 pub(super) struct Wish<'f> {
@@ -37,177 +35,60 @@ pub(super) fn encode(
     let shift = wish.fitted.and_then(|fitted| fitted.shift.clone()).filter(|shift| shift.len() == site.n);
     let dequantized = dequantize(edit, site, weight, wish, key)?;
     let original = edit.node(site.at.node).cloned().unwrap_or_default();
-    match site.form {
-        Form::Gemm { beta, .. } => gemm(edit, site, &original, dequantized, beta, shift.as_deref()),
-        Form::Einsum { lead, .. } => einsum(edit, site, &original, dequantized, lead),
-        Form::Left { rank } => {
-            left(edit, site, &original, &dequantized, rank);
-            Ok(())
-        }
-        _ => {
-            if let Some(slot) = edit.node(site.at.node).and_then(|node| node.input.get_mut(site.at.input)) {
-                *slot = dequantized;
-            }
-            let input = original.input.first().map_or("", String::as_str);
-            let known = rank(&edit.index(site.at.node), input, 32).or_else(|| edit.rank(input));
-            let matrix = known.is_none_or(|rank| rank == 2);
-            matmul(edit, site, &original, matrix, shift.as_deref())
-        }
+    let frame = framed(edit, site, &original);
+    if let Form::Gemm { beta, .. } = site.form {
+        return gemm(edit, site, &original, frame, dequantized, beta, shift.as_deref());
     }
-}
-
-/// Adds the weight's initializers and the nodes that dequantize it; gives the name of the result.
-fn dequantize(
-    edit: &mut Edit<'_>,
-    site: &Site,
-    weight: &str,
-    wish: Wish<'_>,
-    key: (usize, usize),
-) -> Result<String> {
-    let Wish { scheme, algorithm, fitted } = wish;
-    let (k, n) = (site.k, site.n);
-    let half = site.operand.delivered == DataType::Float16;
-    let code_type = code_type(scheme.code_kind());
-    let grid = vec![scheme.blocks(k), n];
-    let codes = edit.name(&format!("{weight}_quantized"));
-    let scales = edit.name(&format!("{weight}_scale"));
-    let result = edit.name(&format!("{weight}_dequantized"));
-    let scale_type = scale_type(scheme.scales, scheme.symmetric);
-    let mut parts = vec![(codes.clone(), code_type, vec![k, n]), (scales.clone(), scale_type, grid.clone())];
-    let mut inputs = vec![codes, scales];
-    if !scheme.symmetric {
-        let zero_points = edit.name(&format!("{weight}_zero_point"));
-        parts.push((zero_points.clone(), code_type, grid));
-        inputs.push(zero_points);
-    }
-    let unit = (scheme.scales == ScaleStorage::Byte).then(|| edit.name(&format!("{weight}_scale_unit")));
-    parts.extend(unit.iter().map(|unit| (unit.clone(), DataType::Float, vec![])));
-    let values = Values::of(edit.model, site)?;
-    let errors = edit.errors.clone();
-    let fitted = fitted.map(|fitted| fitted.quantized.clone());
-    edit.promise(
-        site.at.node,
-        parts,
-        Box::new(move || {
-            let made = match &fitted {
-                Some(made) => made.clone(),
-                None => quantize(&values.matrix()?, scheme, algorithm),
-            };
-            errors.push(key.0, key.1, made.error);
-            let unit = made.unit.map(|unit| unit.to_le_bytes().to_vec());
-            Ok([Some(made.codes), Some(made.scales), made.zero_points, unit].into_iter().flatten().collect())
-        }),
-    );
-    if scheme.scales != ScaleStorage::F32 && !half {
-        let wide = edit.name(&format!("{weight}_scale_float"));
-        let cast = edit.name(&format!("{weight}_scale_Cast"));
-        let to = node::int_attribute("to", DataType::Float as i64);
-        let inner = inputs[1].clone();
-        edit.insert_before(site.at.node, node::build("Cast", &cast, &[&inner], &[&wide], vec![to]));
-        inputs[1] = wide;
-    }
-    if let Some(unit) = unit {
-        let scaled = edit.name(&format!("{weight}_scale_scaled"));
-        let name = edit.name(&format!("{weight}_scale_Mul"));
-        edit.insert_before(site.at.node, node::build("Mul", &name, &[&inputs[1], &unit], &[&scaled], vec![]));
-        inputs[1] = scaled;
-    }
-    let name = edit.name(&format!("{weight}_DequantizeLinear"));
-    let attributes = vec![
-        node::int_attribute("axis", 0),
-        node::int_attribute("block_size", i64::try_from(scheme.block).unwrap_or(i64::MAX)),
-    ];
-    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-    let mut dequantize = node::build("DequantizeLinear", &name, &inputs, &[&result], attributes);
-    dequantize.domain = Some(PENDING.to_owned());
-    edit.insert_before(site.at.node, dequantize);
-    Ok(result)
-}
-
-/// Replaces an Einsum by the product of its operands as matrices.
-fn einsum(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: String, lead: usize) -> Result<()> {
-    let Form::Einsum { summed, made, .. } = &site.form else { return Ok(()) };
-    let at = site.at.node;
-    let output = original.output.first().cloned().unwrap_or_default();
-    let mut activation = original.input.get(1 - site.at.input.min(1)).cloned().unwrap_or_default();
-    if summed.len() > 1 {
-        let rows = edit.name(&format!("{output}_rows"));
-        let reshape = reshape(edit, at, &activation, &rows, lead, &[site.k]);
-        edit.insert_before(at, reshape);
-        activation = rows;
-    }
-    if made.len() > 1 {
-        let product = edit.name(&format!("{output}_product"));
-        let name = edit.name(&format!("{output}_MatMul"));
-        let matmul = node::build("MatMul", &name, &[&activation, &weight], &[&product], vec![]);
-        let reshape =
-            NodeProto { name: original.name.clone(), ..reshape(edit, at, &product, &output, lead, made) };
-        edit.replace(at, vec![matmul, reshape]);
+    if !frame.after.is_empty() {
+        let mut nodes = apart(edit, site, &frame, &dequantized);
+        nodes.extend(named(frame.after, original.name()));
+        edit.replace(site.at.node, nodes);
         return Ok(());
     }
-    let plain = node::build("MatMul", original.name(), &[&activation, &weight], &[&output], vec![]);
-    if let Some(node) = edit.node(at) {
+    let plain =
+        node::build("MatMul", original.name(), &[&frame.rows, &dequantized], &[&frame.product], vec![]);
+    if let Some(node) = edit.node(site.at.node) {
         node.clone_from(&plain);
     }
-    matmul(edit, site, &plain, lead == 1, None)
+    let known = rank(&edit.index(site.at.node), site.activation(&original), 32)
+        .or_else(|| edit.rank(site.activation(&original)))
+        .or_else(|| Some(site.arrangement.as_ref()?.lead? + 1));
+    guard(edit, site, &plain, known.is_none_or(|rank| rank == 2), shift.as_deref())
 }
 
-/// Replaces `W · X` by the transposed product of the transposed operands, which is fused; that of a vector needs no
-/// transposing.
-fn left(edit: &mut Edit<'_>, site: &Site, original: &NodeProto, weight: &str, rank: usize) {
+/// The product of `frame`, kept apart from a Transpose behind it: ONNX Runtime moves that on until it meets another, and
+/// what comes to stand behind the product then may hide it.
+fn apart(edit: &mut Edit<'_>, site: &Site, frame: &Frame, weight: &str) -> Vec<NodeProto> {
+    let product = &frame.product;
+    let matmul = edit.name(&format!("{product}_MatMul"));
+    let build = |output: &str| node::build("MatMul", &matmul, &[&frame.rows, weight], &[output], vec![]);
+    if !frame.after.iter().any(|node| node::is(node, "Transpose")) {
+        return vec![build(product)];
+    }
+    let plain = edit.name(&format!("{product}_plain"));
+    let first = build(&plain);
+    vec![first, subtraction(edit, site, product, &plain, (&vec![0.0; site.n], ""), "")]
+}
+
+/// What stands around the plain product, of which that before it is put into the graph.
+pub(super) fn framed(edit: &mut Edit<'_>, site: &Site, original: &NodeProto) -> Frame {
     let at = site.at.node;
-    let activation = original.input.get(1).map_or("", String::as_str);
-    let output = original.output.first().map_or("", String::as_str);
-    if rank < 2 {
-        edit.replace(
-            at,
-            vec![node::build("MatMul", original.name(), &[activation, weight], &[output], vec![])],
-        );
-        return;
-    }
-    let axes = i64::try_from(rank).unwrap_or(i64::MAX);
-    let order: Vec<i64> = (0..axes - 2).chain([axes - 1, axes - 2]).collect();
-    let transposed = |name: &str, input: &str, output: &str| {
-        node::build("Transpose", name, &[input], &[output], vec![node::ints_attribute("perm", &order)])
-    };
-    let added = rank == 2 && Addition::to(&edit.index(at), output, site.operand.delivered).is_some();
-    let (columns, product) =
-        (edit.name(&format!("{output}_columns")), edit.name(&format!("{output}_product")));
-    let names = [edit.name(&format!("{output}_Transpose")), edit.name(&format!("{output}_MatMul"))];
-    let mut nodes = vec![
-        transposed(&names[0], activation, &columns),
-        node::build("MatMul", &names[1], &[&columns, weight], &[&product], vec![]),
-    ];
-    let mut rows = product.clone();
-    if added {
-        rows = edit.name(&format!("{output}_apart"));
-        nodes.push(subtraction(edit, site, &rows, &product, (&vec![0.0; site.n], ""), ""));
-    }
-    nodes.push(transposed(original.name(), &rows, output));
-    edit.replace(at, nodes);
+    let mut frame = site.frame(original, &mut |stem| edit.name(stem));
+    std::mem::take(&mut frame.shapes).into_iter().for_each(|shape| edit.add(at, shape));
+    std::mem::take(&mut frame.before).into_iter().for_each(|node| edit.insert_before(at, node));
+    frame
 }
 
-/// `output` is `input` with its first `lead` axes kept and `sizes` behind them.
-fn reshape(
-    edit: &mut Edit<'_>,
-    at: usize,
-    input: &str,
-    output: &str,
-    lead: usize,
-    sizes: &[usize],
-) -> NodeProto {
-    // 0 stands for the size that is there.
-    let sizes = sizes.iter().map(|size| i64::try_from(*size).unwrap_or(i64::MAX));
-    let sizes: Vec<i64> = std::iter::repeat_n(0, lead).chain(sizes).collect();
-    let shape = edit.name(&format!("{output}_shape"));
-    let raw: Vec<u8> = sizes.iter().flat_map(|value| value.to_le_bytes()).collect();
-    edit.add(at, tensor::from_raw(&shape, DataType::Int64, &[sizes.len()], raw));
-    let name = edit.name(&format!("{output}_Reshape"));
-    node::build("Reshape", &name, &[input, &shape], &[output], vec![])
+/// The nodes, of which the last, that gives the old result, takes the old name.
+pub(super) fn named(mut nodes: Vec<NodeProto>, name: &str) -> Vec<NodeProto> {
+    if let Some(last) = nodes.last_mut() {
+        last.name = Some(name.to_owned());
+    }
+    nodes
 }
 
 /// Keeps what follows a MatMul from hiding its product; `matrix` is whether that may be of rank 2.
-fn matmul(
+fn guard(
     edit: &mut Edit<'_>,
     site: &Site,
     original: &NodeProto,
@@ -218,7 +99,11 @@ fn matmul(
     let output = original.output.first().map_or("", String::as_str);
     let index = edit.index(at);
     match sole_consumer(&index, output) {
-        Some((_, next)) if hides(next) || matrix && meets_no_vector(&index, site, output) => {
+        Some((_, next))
+            if hides(next)
+                || hides_later(&index, output)
+                || matrix && meets_no_vector(&index, site, output) =>
+        {
             let product = edit.name(&format!("{output}_product"));
             let zeros = vec![0.0; site.n];
             let mut first = edit.node(at).cloned().unwrap_or_default();
@@ -230,7 +115,11 @@ fn matmul(
         Some((place, add)) if node::is(add, "Add") => {
             let sum = add.output.first().map_or("", String::as_str);
             let bias = add.input.iter().find(|name| *name != output).cloned().unwrap_or_default();
-            let hidden = sole_consumer(&index, sum).is_some_and(|(_, next)| hides(next));
+            // The Gemm that it would become is joined with a Transpose before it.
+            let turned = original.input.first().and_then(|name| index.producer(name));
+            let turned = turned.is_some_and(|(_, before)| node::is(before, "Transpose"))
+                || site.arrangement.as_ref().is_some_and(|arrangement| !arrangement.before.is_empty());
+            let hidden = sole_consumer(&index, sum).is_some_and(|(_, next)| hides(next)) || matrix && turned;
             let Some(mut vector) = vector(edit, site, &bias, (1.0, 1))? else { return Ok(()) };
             vector.iter_mut().zip(shift.unwrap_or_default()).for_each(|(value, shift)| *value += shift);
             if hidden {
@@ -278,7 +167,7 @@ pub(super) fn replace_vector(edit: &mut Edit<'_>, site: &Site, name: &str, value
     let holds = values.iter().all(|value| value.abs() <= f32::from(half::f16::MAX));
     match half.raw_data {
         Some(half) if holds && kind == DataType::Float && edit.halved.contains(of) => {
-            stored::halved(edit, name, &[values.len()], half.to_vec());
+            stored::halved(edit, &edit.index(at).path(), name, &[values.len()], half.to_vec());
         }
         _ => edit.add(at, float_tensor(name, &[values.len()], values, kind)),
     }
@@ -295,26 +184,49 @@ fn hides(node: &NodeProto) -> bool {
     node::is(node, "Relu") || node::is(node, "Clip")
 }
 
+/// Whether such a node, or a sum, comes to stand behind `product` when ONNX Runtime moves or removes what lies between.
+fn hides_later(index: &Index<'_>, product: &str) -> bool {
+    let mut value = product;
+    for step in 0..4 {
+        let Some((_, next)) = sole_consumer(index, value) else { return false };
+        if step > 0 && (hides(next) || node::is(next, "Add")) {
+            return true;
+        }
+        let Some(output) = next.output.first() else { return false };
+        if !["Transpose", "Identity", "Dropout"].iter().any(|op| node::is(next, op)) {
+            return false;
+        }
+        value = output;
+    }
+    false
+}
+
 /// Replaces a Gemm by the product, with its factors in the weight and the bias, and the bias subtracted.
 fn gemm(
     edit: &mut Edit<'_>,
     site: &Site,
     original: &NodeProto,
+    frame: Frame,
     weight: String,
     beta: f32,
     shift: Option<&[f32]>,
 ) -> Result<()> {
     let at = site.at.node;
-    let activation = original.input.first().cloned().unwrap_or_default();
+    if !frame.after.is_empty() {
+        let nodes = apart(edit, site, &frame, &weight);
+        return turned(edit, site, original, frame, nodes, beta);
+    }
+    let activation = frame.rows.as_str();
     let output = original.output.first().cloned().unwrap_or_default();
     let bias = original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0);
     let index = edit.index(at);
     let is_hidden = sole_consumer(&index, &output).is_some_and(|(_, next)| hides(next))
+        || hides_later(&index, &output)
         || meets_no_vector(&index, site, &output);
     let subtrahend = match bias {
         None if is_hidden => Some(vec![0.0; site.n]),
         None => {
-            let product = node::build("MatMul", original.name(), &[&activation, &weight], &[&output], vec![]);
+            let product = node::build("MatMul", original.name(), &[activation, &weight], &[&output], vec![]);
             edit.replace(at, vec![product]);
             return Ok(());
         }
@@ -326,7 +238,7 @@ fn gemm(
     let product = edit.name(&format!("{output}_product"));
     // The node that gives the old result takes the old name.
     let name = edit.name(&format!("{output}_MatMul"));
-    let mut nodes = vec![node::build("MatMul", &name, &[&activation, &weight], &[&product], vec![])];
+    let mut nodes = vec![node::build("MatMul", &name, &[activation, &weight], &[&product], vec![])];
     match (subtrahend, bias) {
         (Some(vector), _) => {
             let of = bias.map_or("", String::as_str);
@@ -342,6 +254,32 @@ fn gemm(
         }
     }
     edit.replace(at, nodes);
+    Ok(())
+}
+
+/// Replaces a Gemm whose product, that `nodes` make, is the transposed one: `beta · C` is added to what becomes of it.
+pub(super) fn turned(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    original: &NodeProto,
+    mut frame: Frame,
+    mut nodes: Vec<NodeProto>,
+    beta: f32,
+) -> Result<()> {
+    match original.input.get(2).filter(|name| !name.is_empty() && beta != 0.0) {
+        None => nodes.extend(named(frame.after, original.name())),
+        Some(bias) => {
+            let output = original.output.first().cloned().unwrap_or_default();
+            let apart = edit.name(&format!("{output}_apart"));
+            if let Some(last) = frame.after.last_mut() {
+                last.output = vec![apart.clone()];
+            }
+            nodes.extend(frame.after);
+            let addend = scaled(edit, site, &output, bias, beta, &mut nodes);
+            nodes.push(node::build("Add", original.name(), &[&apart, &addend], &[&output], vec![]));
+        }
+    }
+    edit.replace(site.at.node, nodes);
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! form that ONNX Runtime fuses into a quantized matrix product; a table is gathered first and scaled after,
 //! because a DequantizeLinear before Gather would expand the whole table on every run.
 
+mod dequantize;
 mod edit;
 mod gather;
 mod linear;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::calibrate::Fitted;
 use crate::error::{Error, Kind, Result};
-use crate::graph::{Form, Inventory, Origin, Site, WeightUse, sweep};
+use crate::graph::{Form, Inventory, Site, WeightUse, sweep};
 use crate::onnx::proto::{GraphProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Draft, Model, walk};
 use crate::opset;
@@ -80,7 +81,8 @@ pub fn rewrite<'m>(
     }
     let errors = Errors::default();
     let mut edit = Edit::new(model, errors.clone());
-    let halved = plan.decisions.iter().filter(|decision| decision.stored == Some(Stored::Float16));
+    let halved = plan.decisions.iter();
+    let halved = halved.filter(|of| of.stored == Some(Stored::Float16) && of.place.is_none());
     edit.halved = halved.map(|decision| decision.tensor.clone()).collect();
     for (at, (decision, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
         let same = decision.tensor == weight.name
@@ -96,17 +98,13 @@ pub fn rewrite<'m>(
             let original = original.filter(|_| are_twins(inventory, at, of, transposed));
             let original =
                 original.ok_or_else(|| misfit(&format!("'{}' repeats no tensor", decision.tensor)))?;
-            stored::twin(&mut edit, decision, &original.tensor, transposed);
+            stored::twin(&mut edit, decision, weight.origin, &original.tensor, transposed);
         } else if let Some(how) = decision.stored {
             let is_site = weight.uses.iter().any(|usage| matches!(usage, WeightUse::Site(_)));
-            match weight.origin {
-                Origin::Initializer(number)
-                    if weight.place.is_none() && !is_site && weight.data_type == DataType::Float =>
-                {
-                    stored::encode(&mut edit, decision, how, number, at)?;
-                }
-                _ => return Err(misfit(&format!("'{}' is not stored so", decision.tensor))),
+            if is_site || !matches!(weight.data_type, DataType::Float | DataType::Float16) {
+                return Err(misfit(&format!("'{}' is not stored so", decision.tensor)));
             }
+            stored::encode(&mut edit, decision, how, weight.origin, at)?;
             continue;
         }
         for (number, (usage, found)) in decision.uses.iter().zip(&weight.uses).enumerate() {
@@ -168,7 +166,7 @@ pub fn rewrite<'m>(
 /// Gives the nodes that were of the new operator set all along their domain.
 fn settle(graph: &mut GraphProto) {
     for node in &mut graph.node {
-        if node.domain() == linear::PENDING {
+        if node.domain() == dequantize::PENDING {
             node.domain = None;
         }
         walk::graphs_of_mut(node).for_each(settle);
@@ -185,12 +183,6 @@ fn fits(usage: &UsePlan, site: Option<&Site>) -> bool {
         Encoding::Rows { scales: ScaleStorage::Byte, .. } => return false,
         Encoding::PackedRows { format, .. } if format.scales == ScaleStorage::Byte => return false,
         _ => {}
-    }
-    if let Encoding::Blocks { scheme, .. } = usage.encoding
-        && site.form.makes_rows()
-        && scheme.emit != Emit::Qdq
-    {
-        return false;
     }
     usage.slot == Some((site.at.node, site.at.input))
         && usage.matrix == Some((site.k, site.n))

@@ -7,7 +7,7 @@
 //! with wrong ones and says nothing (measured on 1.32).
 
 use super::edit::Edit;
-use super::linear::{Wish, correct, replace_vector, scaled, vector};
+use super::linear::{Wish, correct, framed, named, replace_vector, scaled, turned, vector};
 use super::scale_type;
 use crate::error::{Error, Result};
 use crate::graph::{Form, Site, Values, sole_consumer};
@@ -29,9 +29,22 @@ pub(super) fn encode(
 ) -> Result<()> {
     let shift = wish.fitted.and_then(|fitted| fitted.shift.clone()).filter(|shift| shift.len() == site.n);
     let original = edit.node(site.at.node).cloned().unwrap_or_default();
-    let product = product(edit, site, weight, &original, wish, key)?;
+    let frame = framed(edit, site, &original);
+    let mut product = product(edit, site, weight, &frame.rows, wish, key)?;
+    product.name.clone_from(&original.name);
+    product.output = vec![frame.product.clone()];
     match site.form {
+        Form::Gemm { beta, .. } if !frame.after.is_empty() => {
+            product.name = Some(edit.name(&format!("{}_MatMulNBits", frame.product)));
+            turned(edit, site, &original, frame, vec![product], beta)
+        }
         Form::Gemm { beta, .. } => gemm(edit, site, &original, product, beta, shift.as_deref()),
+        _ if !frame.after.is_empty() => {
+            product.name = Some(edit.name(&format!("{}_MatMulNBits", frame.product)));
+            let nodes = std::iter::once(product).chain(named(frame.after, original.name()));
+            edit.replace(site.at.node, nodes.collect());
+            Ok(())
+        }
         _ => {
             edit.replace(site.at.node, vec![product]);
             shift.map_or(Ok(()), |shift| correct_bias(edit, site, &original, &shift))
@@ -46,12 +59,12 @@ pub(super) fn declare(model: &mut ModelProto) {
     }
 }
 
-/// The node, in the place of `original` and without a bias; its initializers are promised.
+/// The node for the rows `activation`, without a bias, a name or a result; its initializers are promised.
 fn product(
     edit: &mut Edit<'_>,
     site: &Site,
     weight: &str,
-    original: &NodeProto,
+    activation: &str,
     wish: Wish<'_>,
     key: (usize, usize),
 ) -> Result<NodeProto> {
@@ -76,8 +89,7 @@ fn product(
         (codes.clone(), DataType::Uint8, vec![n, blocks, column]),
         (scales.clone(), scale_type(scheme.scales, scheme.symmetric), vec![n, blocks]),
     ];
-    let activation = original.input.first().cloned().unwrap_or_default();
-    let mut inputs = vec![activation, codes, scales];
+    let mut inputs = vec![activation.to_owned(), codes, scales];
     if !scheme.symmetric {
         let zero_points = edit.name(&format!("{weight}_zero_point"));
         parts.push((zero_points.clone(), DataType::Uint8, vec![n, scheme.nbits_zeros(k)]));
@@ -113,7 +125,7 @@ fn product(
         domain: Some(DOMAIN.to_owned()),
         input: inputs,
         attribute: attributes,
-        ..original.clone()
+        ..NodeProto::default()
     })
 }
 

@@ -3,25 +3,31 @@
 use super::edit::Edit;
 use super::{misfit, scale_type};
 use crate::error::Result;
-use crate::graph::Values;
+use crate::graph::{Origin, Path, Values};
 use crate::onnx::node;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::tensor;
 use crate::plan::{Decision, Stored, stored_matrix};
 use crate::quant::{Algorithm, ScaleStorage, quantize, quantize_rows};
 
-/// Puts the initializer of `decision` behind the nodes that make it of what is stored.
+/// Puts the tensor `origin` of `decision` behind the nodes that make it of what is stored.
 pub(super) fn encode(
     edit: &mut Edit<'_>,
     decision: &Decision,
     how: Stored,
-    initializer: usize,
+    origin: Origin,
     at: usize,
 ) -> Result<()> {
     let name = decision.tensor.as_str();
     let (rows, columns) = stored_matrix(&decision.shape, decision.role);
-    let values = Values::rows(edit.model, initializer, (rows, columns))?;
-    edit.remove(name);
+    let tensor = edit.stored(origin).ok_or_else(|| misfit(&format!("'{name}' is not there")))?;
+    let half = tensor::data_type(tensor) == Some(DataType::Float16);
+    let values = Values::rows(tensor, (rows, columns))?;
+    let path = edit.remove(name, origin);
+    let whole = name;
+    // No CPU kernel multiplies float16: the product is float32 and cast.
+    let name = if half { edit.name(&format!("{name}_float")) } else { name.to_owned() };
+    let name = name.as_str();
     match how {
         Stored::Float16 => {
             let half: Vec<u8> = values
@@ -30,7 +36,7 @@ pub(super) fn encode(
                 .iter()
                 .flat_map(|value| half::f16::from_f32(*value).to_le_bytes())
                 .collect();
-            halved(edit, name, &decision.shape, half);
+            halved(edit, &path, name, &decision.shape, half);
         }
         Stored::Int4 { block, half_scales } => {
             let scheme = how.scheme().filter(|_| block > 0 && columns.is_multiple_of(block));
@@ -44,8 +50,8 @@ pub(super) fn encode(
                 (scale.clone(), scale_type, vec![blocks, 1, rows]),
             ];
             let errors = edit.errors.clone();
-            edit.promise(
-                0,
+            edit.promise_to(
+                &path,
                 parts,
                 Box::new(move || {
                     let made = quantize(&values.matrix()?.transposed(), scheme, Algorithm::Search);
@@ -55,21 +61,21 @@ pub(super) fn encode(
             );
             let to = || vec![node::int_attribute("to", DataType::Float as i64)];
             let wide = edit.name(&format!("{name}_wide"));
-            edit.put_first(node::build("Cast", "", &[&codes], &[&wide], to()));
+            edit.put_first(&path, node::build("Cast", "", &[&codes], &[&wide], to()));
             let mut factor = scale;
             if half_scales {
                 let cast = edit.name(&format!("{name}_scale_float"));
-                edit.put_first(node::build("Cast", "", &[&factor], &[&cast], to()));
+                edit.put_first(&path, node::build("Cast", "", &[&factor], &[&cast], to()));
                 factor = cast;
             }
             let scaled = edit.name(&format!("{name}_scaled"));
-            edit.put_first(node::build("Mul", "", &[&wide, &factor], &[&scaled], vec![]));
+            edit.put_first(&path, node::build("Mul", "", &[&wide, &factor], &[&scaled], vec![]));
             let flat = edit.name(&format!("{name}_columns"));
-            reshape(edit, &scaled, &flat, &[columns, rows]);
+            reshape(edit, &path, &scaled, &flat, &[columns, rows]);
             let turned = edit.name(&format!("{name}_rows"));
             let order = vec![node::ints_attribute("perm", &[1, 0])];
-            edit.put_first(node::build("Transpose", "", &[&flat], &[&turned], order));
-            reshape(edit, &turned, name, &decision.shape);
+            edit.put_first(&path, node::build("Transpose", "", &[&flat], &[&turned], order));
+            reshape(edit, &path, &turned, name, &decision.shape);
         }
         Stored::Twin { .. } => return Err(misfit(&format!("'{name}' is stored once"))),
         Stored::Int8 => {
@@ -89,8 +95,8 @@ pub(super) fn encode(
                 (codes.clone(), DataType::Int8, decision.shape.clone()),
                 (scale.clone(), DataType::Float, grid),
             ];
-            edit.promise(
-                0,
+            edit.promise_to(
+                &path,
                 parts,
                 Box::new(move || {
                     let made = quantize_rows(&values.matrix()?, ScaleStorage::F32, Algorithm::Search);
@@ -99,39 +105,49 @@ pub(super) fn encode(
                 }),
             );
             let to = vec![node::int_attribute("to", DataType::Float as i64)];
-            edit.put_first(node::build("Cast", "", &[&codes], &[&wide], to));
-            edit.put_first(node::build("Mul", "", &[&wide, &scale], &[name], vec![]));
+            edit.put_first(&path, node::build("Cast", "", &[&codes], &[&wide], to));
+            edit.put_first(&path, node::build("Mul", "", &[&wide, &scale], &[name], vec![]));
         }
+    }
+    if half {
+        let to = vec![node::int_attribute("to", DataType::Float16 as i64)];
+        edit.put_first(&path, node::build("Cast", "", &[name], &[whole], to));
     }
     Ok(())
 }
 
 /// Gives `value` the sizes `dims` under the name `result`.
-fn reshape(edit: &mut Edit<'_>, value: &str, result: &str, dims: &[usize]) {
+fn reshape(edit: &mut Edit<'_>, path: &Path, value: &str, result: &str, dims: &[usize]) {
     let sizes: Vec<u8> =
         dims.iter().flat_map(|size| i64::try_from(*size).unwrap_or(i64::MAX).to_le_bytes()).collect();
     let shape = edit.name(&format!("{result}_shape"));
-    edit.add_to_main(tensor::from_raw(&shape, DataType::Int64, &[dims.len()], sizes));
-    edit.put_first(node::build("Reshape", "", &[value, &shape], &[result], vec![]));
+    edit.add_to(path, tensor::from_raw(&shape, DataType::Int64, &[dims.len()], sizes));
+    edit.put_first(path, node::build("Reshape", "", &[value, &shape], &[result], vec![]));
 }
 
 /// Makes the initializer of `decision` of the one that `original` keeps, which has the same values.
-pub(super) fn twin(edit: &mut Edit<'_>, decision: &Decision, original: &str, transposed: bool) {
+pub(super) fn twin(
+    edit: &mut Edit<'_>,
+    decision: &Decision,
+    origin: Origin,
+    original: &str,
+    transposed: bool,
+) {
     let name = decision.tensor.as_str();
-    edit.remove(name);
+    let path = edit.remove(name, origin);
     let node = if transposed {
         let order = vec![node::ints_attribute("perm", &[1, 0])];
         node::build("Transpose", "", &[original], &[name], order)
     } else {
         node::build("Identity", "", &[original], &[name], vec![])
     };
-    edit.put_first(node);
+    edit.put_first(&path, node);
 }
 
-/// Adds `name` as the float32 of the float16 payload `half`.
-pub(super) fn halved(edit: &mut Edit<'_>, name: &str, dims: &[usize], half: Vec<u8>) {
+/// Adds `name` to the graph at `path` as the float32 of the float16 payload `half`.
+pub(super) fn halved(edit: &mut Edit<'_>, path: &Path, name: &str, dims: &[usize], half: Vec<u8>) {
     let small = edit.name(&format!("{name}_half"));
-    edit.add_to_main(tensor::from_raw(&small, DataType::Float16, dims, half));
+    edit.add_to(path, tensor::from_raw(&small, DataType::Float16, dims, half));
     let to = vec![node::int_attribute("to", DataType::Float as i64)];
-    edit.put_first(node::build("Cast", "", &[&small], &[name], to));
+    edit.put_first(path, node::build("Cast", "", &[&small], &[name], to));
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes models whose weights stand in bodies, for check.py: a merged decoder as Hugging Face optimum exports it, and an
-If in a Loop.
+"""Makes models for check.py: weights in bodies (a merged decoder as Hugging Face optimum exports it, an If in a Loop), and
+layers whose operands are arranged otherwise than rows times a matrix.
 
     python bodies.py FOLDER
 """
@@ -88,10 +88,36 @@ def if_in_loop():
     return helper.make_graph(nodes, "if_in_loop", [row("x")], [floats("y", 1, 32)], stored), samples
 
 
+def arranged():
+    """An Einsum by heads, a weight on the left between Transposes that meet, a Gemm of a transposed activation, an Einsum
+    of a transposed weight, and a matrix of rank 3 behind Flatten."""
+    shapes = {"sizes": [INNER, -1], "rows": [-1, 32, 24], "again": [1, 24, 16]}
+    nodes = [
+        node("Einsum", ["x", "heads"], ["e"], equation="bsd,dhk->bhsk", name="heads"),
+        node("Relu", ["e"], ["r"]),
+        node("Transpose", ["r"], ["rt"], perm=[0, 1, 3, 2]),
+        node("MatMul", ["left", "rt"], ["l"], name="left"),
+        node("Transpose", ["l"], ["t"], perm=[2, 0, 1, 3]),
+        node("Reshape", ["t", "sizes"], ["f"]),
+        node("Gemm", ["f", "gemm", "bias"], ["g"], transA=1, name="gemm"),
+        node("Relu", ["g"], ["gr"]),
+        node("Reshape", ["gr", "rows"], ["h"]),
+        node("Einsum", ["h", "open"], ["o"], equation="bsd,fd->bsf", name="open"),
+        node("Flatten", ["deep"], ["flat"], axis=1),
+        node("Reshape", ["flat", "again"], ["rank3"]),
+        node("MatMul", ["o", "rank3"], ["y"], name="rank3"),
+    ]
+    stored = [weight("heads", WIDTH, 4, 16), weight("left", INNER, 16), weight("gemm", INNER, 24), weight("bias", 24),
+              weight("open", 24, 24), weight("deep", 24, 4, 4)]
+    stored += [number(name, sizes, np.int64) for name, sizes in shapes.items()]
+    samples = {"x": RANDOM.standard_normal((SAMPLES, 8, WIDTH)).astype(np.float32)}
+    return helper.make_graph(nodes, "arranged", [floats("x", "b", 8, WIDTH)], [floats("y", "b", 32, 16)], stored), samples
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for make in (merged_decoder, if_in_loop):
+    for make in (merged_decoder, if_in_loop, arranged):
         graph, samples = make()
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
         onnx.checker.check_model(model, full_check=True)

@@ -99,6 +99,7 @@ struct Moves<'a> {
 impl Kernel for Moves<'_> {
     type Output = ();
 
+    #[expect(clippy::needless_range_loop, reason = "loops over lanes are written alike")]
     #[inline(always)]
     fn run(self) {
         let Moves { column: Column { cells, best }, moments, k, strip, error } = self;
