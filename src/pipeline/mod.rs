@@ -342,12 +342,12 @@ fn unchanged(
             .help("efq quantizes MatMul and Gemm weights and embedding tables; `efq inspect` lists all"));
     }
     let report = match &options.output {
-        None => notes.copied(&plan, model.path(), true),
+        None => notes.copied(&plan, None, model.path()),
         Some(target) => {
-            progress.stage("copying", 1);
-            let report = notes.copied(&plan, target, false);
-            stage_copy(model, target)?.publish(options.overwrite)?;
-            report
+            let staged = stage_copy(model, target, SaveOptions { external: options.external }, progress)?;
+            let written = load(&staged.path())?;
+            verify(&written, model, &staged)?;
+            notes.copied(&plan, Some(&staged.publish(options.overwrite)?), target)
         }
     };
     Ok(Done::new(report, plan, model))

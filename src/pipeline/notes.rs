@@ -7,7 +7,8 @@ use super::inspect::distinct;
 use super::judge::Judged;
 use crate::engine::{Release, fusion};
 use crate::error::Result;
-use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions};
+use crate::onnx::{Checked, Layout, Model, SaveOptions, Saved};
+use crate::opset::Raised;
 use crate::plan::{Decision, Plan, Step, tied_bytes};
 use crate::quant::WeightError;
 use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
@@ -97,13 +98,14 @@ impl<'m> Notes<'m> {
         Ok(report)
     }
 
-    /// The report of a model that stays as it is.
-    pub(super) fn copied(self, plan: &Plan, target: &Path, dry: bool) -> Report {
+    /// The report of a model that stays as it is; without `saved`, of a dry run.
+    pub(super) fn copied(self, plan: &Plan, saved: Option<&Saved>, target: &Path) -> Report {
         let model = self.original;
-        let result = file(model, target, model.digest());
+        let mut result = file(model, target, saved.map_or(model.digest(), |saved| &saved.blake3));
+        result.bytes = saved.map_or(result.bytes, |saved| saved.bytes + saved.side_bytes);
         let skipped = Validation::Skipped { reason: "nothing was changed".to_owned() };
-        let mut report =
-            self.with_frozen(0).report(if dry { "dry-run" } else { "rewrite" }, Some(result), skipped);
+        let action = if saved.is_some() { "rewrite" } else { "dry-run" };
+        let mut report = self.with_frozen(0).report(action, Some(result), skipped);
         report.tensors = tensors(plan, &[]);
         report.fusion = note_fusion(model);
         report.warnings.push("every tensor is kept, so the model is copied as it is".to_owned());
