@@ -192,10 +192,13 @@ pub(super) fn file(model: &Model, path: &Path, blake3: &str) -> File {
 /// What `target` would not do with `model`.
 pub(super) fn against(model: &Checked<Model>, target: Release) -> Option<String> {
     let found = fusion(model);
-    if found.loads > target {
-        let (opset, ir, loads) = (model.opset(), model.proto.ir_version(), found.loads);
+    let Some(least) = found.least_runtime() else {
+        return Some(format!("no known ONNX Runtime loads {}", found.because));
+    };
+    if let Some(loads) = found.loads.filter(|loads| *loads > target) {
         return Some(format!(
-            "ONNX Runtime {target} does not load opset {opset} with IR {ir}: {loads} is the first that does"
+            "ONNX Runtime {target} does not load {}: {loads} is the first that does",
+            found.because
         ));
     }
     let slow = found.fused.iter().filter(|fused| fused.since > target).count();
@@ -204,7 +207,7 @@ pub(super) fn against(model: &Checked<Model>, target: Release) -> Option<String>
             "ONNX Runtime {target} dequantizes {slow} of {} linear layers on every run: {} is the first that fuses \
              them, --emit matmulnbits has them fused from {} on",
             found.total(),
-            found.least_runtime(),
+            least,
             Release::DIRECT
         )
     })
@@ -215,7 +218,7 @@ fn note_fusion(model: &Checked<Model>) -> Fusion {
     Fusion {
         fused: found.fused.len(),
         total: found.total(),
-        least_onnxruntime: found.least_runtime().to_string(),
+        least_onnxruntime: least.unwrap_or(report::NO_RUNTIME.to_owned()),
         unfused: found.unfused,
     }
 }
@@ -237,6 +240,7 @@ fn tensors(plan: &Plan, errors: &[(usize, usize, WeightError)]) -> Vec<Tensor> {
             reason: distinct(decision.uses.iter().map(|usage| usage.reason.clone()), "nothing uses it"),
             sqnr_db: error.map(|error| error.sqnr_db()).filter(|db| db.is_finite()),
             relative_error: error.map(|error| error.relative()).filter(|error| error.is_finite()),
+    let least = found.least_runtime().map(|least| least.to_string());
         }
     };
     plan.decisions.iter().enumerate().map(row).collect()

@@ -67,7 +67,7 @@ impl Errors {
 ///
 /// # Errors
 /// [`crate::error::Kind::Caller`] when the plan does not fit the model,
-/// [`crate::error::Kind::Unsupported`] when an operator cannot be raised to opset 21.
+/// [`crate::error::Kind::Unsupported`] when an operator cannot be raised to opset 21, or the opset is too high.
 pub fn rewrite<'m>(
     model: &'m Checked<Model>,
     inventory: &Inventory,
@@ -82,6 +82,14 @@ pub fn rewrite<'m>(
     let mut edit = Edit::new(model, errors.clone());
     let halved = plan.decisions.iter().filter(|decision| decision.stored == Some(Stored::Float16));
     edit.halved = halved.map(|decision| decision.tensor.clone()).collect();
+    if plan.emits(Emit::Qdq) && model.opset() > opset::DEQUANTIZES {
+        let what = format!(
+            "no known ONNX Runtime has a DequantizeLinear above opset {}, this model has {}",
+            opset::DEQUANTIZES,
+            model.opset()
+        );
+        return Err(Error::unsupported("opset", what).help("--emit matmulnbits does without"));
+    }
     for (at, (decision, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
         let same = decision.tensor == weight.name
             && decision.place == weight.place
