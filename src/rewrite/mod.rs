@@ -17,6 +17,8 @@ mod verify;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use prost::Message as _;
+
 use crate::calibrate::Fitted;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Form, Inventory, Origin, Site, WeightUse, sweep};
@@ -39,6 +41,8 @@ pub struct Rewritten<'m> {
     pub errors: Errors,
     /// What raising the operator set changed; `None` where it was not needed.
     pub raised: Option<opset::Raised>,
+    /// Bytes that raising added.
+    pub raised_bytes: usize,
 }
 
 /// The measured error of each encoded use, as (decision, use, error).
@@ -154,6 +158,7 @@ pub fn rewrite<'m>(
     let old = model.opset() < opset::LOWEST || plan.packed_uses() > 0 && model.opset() < PACKED_OPSET;
     let in_4_bits = |stored| matches!(stored, Some(Stored::Int4 { .. }));
     let latest = plan.decisions.iter().any(|decision| in_4_bits(decision.stored));
+    let before = draft.proto.encoded_len();
     let raised = if plan.emits(Emit::Qdq) || old || latest {
         Some(opset::raise(&mut draft.proto).map_err(|error| match error.kind() {
             Kind::Unsupported if !old && !latest => error.or_help("--emit matmulnbits needs no opset 21"),
@@ -162,6 +167,7 @@ pub fn rewrite<'m>(
     } else {
         opset::free_initializers(&mut draft.proto)
     };
+    let raised_bytes = draft.proto.encoded_len().saturating_sub(before);
     if plan.emits(Emit::MatMulNBits) {
         nbits::declare(&mut draft.proto);
     }
@@ -170,7 +176,7 @@ pub fn rewrite<'m>(
     }
     sweep(&mut draft.proto);
     metadata.add_to(&mut draft);
-    Ok(Rewritten { draft, errors, raised })
+    Ok(Rewritten { draft, errors, raised, raised_bytes })
 }
 
 /// Gives the nodes that were of the new operator set all along their domain.
