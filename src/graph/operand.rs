@@ -16,6 +16,8 @@ pub enum Origin {
     Initializer(usize),
     /// Number of a Constant node in the model.
     Constant(usize),
+    /// A sparse tensor, which is listed and nothing else.
+    Sparse,
 }
 
 /// A constant as a consumer sees it: a strided view of the stored elements.
@@ -54,6 +56,7 @@ pub fn stored<'g>(index: &Index<'g>, origin: Origin) -> Option<&'g TensorProto> 
     match origin {
         Origin::Initializer(at) => index.stored(at),
         Origin::Constant(at) => constant_tensor(index.node(at)?),
+        Origin::Sparse => None,
     }
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::check::check;
+use super::constants::plain_constants;
 use super::external::{SideFiles, map_file};
 use super::inline::inline;
 use super::model::{Checked, Model, Source};
@@ -101,7 +102,6 @@ pub fn find(path: &Path) -> Result<PathBuf> {
     }
 }
 
-fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Model> {
 /// The files that the model at `path` consists of, as far as they can be told without loading it.
 pub fn files(path: &Path) -> Vec<PathBuf> {
     let Ok(path) = find(path) else { return Vec::new() };
@@ -122,6 +122,7 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
     found
 }
 
+fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Model> {
     let unknown = wire::scan(&bytes)?;
     let mut proto = ModelProto::decode(bytes.clone())
         .map_err(|error| Error::format("protobuf", format!("not a well-formed ONNX file: {error}")))?;

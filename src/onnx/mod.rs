@@ -5,6 +5,7 @@
 //! [`check()`] has found well-formed: every later room asks for it.
 
 mod check;
+mod constants;
 mod encode;
 mod external;
 mod inline;
@@ -13,6 +14,7 @@ mod model;
 pub mod node;
 pub mod proto;
 pub mod save;
+pub mod sparse;
 pub mod tensor;
 pub mod walk;
 mod wire;
