@@ -311,8 +311,9 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
     if !is_float(weight.stored) {
         return refused("not a floating-point tensor");
     }
-    if !matches!(weight.delivered, DataType::Float | DataType::Float16) {
-        return refused("INT4 stands for float32 and float16 only");
+    // Gathered rows are cast to any type; products need a kernel.
+    if !matches!(weight.delivered, DataType::Float | DataType::Float16) && form != Form::Gather {
+        return refused("ONNX Runtime has quantized products of float32 and float16 only");
     }
     if node.op_type() == "Einsum" {
         match super::einsum::layer(node, input, &weight) {

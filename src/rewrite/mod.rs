@@ -82,10 +82,6 @@ pub fn rewrite<'m>(
     if plan.decisions.len() != inventory.weights.len() {
         return Err(misfit("another number of tensors"));
     }
-    let errors = Errors::default();
-    let mut edit = Edit::new(model, errors.clone());
-    let halved = plan.decisions.iter().filter(|decision| decision.stored == Some(Stored::Float16));
-    edit.halved = halved.map(|decision| decision.tensor.clone()).collect();
     if plan.emits(Emit::Qdq) && model.opset() > opset::DEQUANTIZES {
         let what = format!(
             "no known ONNX Runtime has a DequantizeLinear above opset {}, this model has {}",
@@ -94,6 +90,10 @@ pub fn rewrite<'m>(
         );
         return Err(Error::unsupported("opset", what).help("--emit matmulnbits does without"));
     }
+    let errors = Errors::default();
+    let mut edit = Edit::new(model, errors.clone());
+    let halved = plan.decisions.iter().filter(|decision| decision.stored == Some(Stored::Float16));
+    edit.halved = halved.map(|decision| decision.tensor.clone()).collect();
     for (at, (decision, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
         let same = decision.tensor == weight.name
             && decision.place == weight.place
@@ -229,6 +229,11 @@ fn scale_type(scales: ScaleStorage, symmetric: bool) -> DataType {
         ScaleStorage::F16 => DataType::Float16,
         ScaleStorage::F32 => DataType::Float,
     }
+}
+
+/// The type in which gathered rows are computed: float32 where ONNX Runtime lacks kernels for `delivered`.
+fn row_type(delivered: DataType) -> DataType {
+    if delivered == DataType::Float16 { DataType::Float16 } else { DataType::Float }
 }
 
 fn misfit(what: &str) -> Error {
