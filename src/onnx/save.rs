@@ -524,7 +524,7 @@ fn taken(path: &Path) -> Error {
 mod tests {
     use super::*;
     use crate::onnx::load;
-    use crate::onnx::proto::{GraphProto, ValueInfoProto, tensor_proto::DataType};
+    use crate::onnx::proto::{GraphProto, OperatorSetIdProto, ValueInfoProto, tensor_proto::DataType};
     use crate::onnx::tensor;
     use crate::progress::Silent;
 
@@ -536,7 +536,9 @@ mod tests {
             output: vec![ValueInfoProto { name: Some("w".to_owned()), ..Default::default() }],
             ..Default::default()
         };
-        let proto = ModelProto { ir_version: Some(10), graph: Some(graph), ..Default::default() };
+        let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(21) }];
+        let proto =
+            ModelProto { ir_version: Some(10), opset_import, graph: Some(graph), ..Default::default() };
         let draft = Draft { proto, lazy: HashMap::new(), groups: Vec::new(), closing: None };
         stage(&draft, target, EXTERNAL, &Silent).unwrap()
     }
