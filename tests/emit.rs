@@ -302,6 +302,51 @@ fn the_least_runtime_follows_from_what_is_in_the_model() {
     }
 }
 
+/// ONNX Runtime 1.32 loads opset 28, but has no DequantizeLinear there; it loads no later one, and no IR after 14.
+#[test]
+fn what_no_known_runtime_loads_is_refused_or_said() {
+    let folder = Folder::new();
+    let told = |opset: i64, ir: i64, more: &[&str]| {
+        Net::linear(64, 64).opset(opset).ir(ir).save(&folder.join("m.onnx"));
+        let fixed = ["rewrite", "m.onnx", "-p", "high_compression", "--validate", "never", "-o", "out.onnx"];
+        let run = folder.efq(&[&fixed[..], &["--force", "--report", "r.json"], more].concat());
+        let report: Option<serde_json::Value> =
+            (run.code == Some(0)).then(|| serde_json::from_slice(&folder.read("r.json")).unwrap());
+        (report.map_or(String::new(), |report| least(&report).to_owned()), run)
+    };
+    assert_eq!(told(27, 10, &[]).0, "1.32");
+    let (_, run) = told(28, 10, &[]);
+    assert_eq!(run.code, Some(3), "{run:?}");
+    assert_eq!(
+        run.err,
+        "error: m.onnx: opset: no known ONNX Runtime has a DequantizeLinear above opset 27, this model has 28 \
+         (--emit matmulnbits does without)\n"
+    );
+    assert_eq!(told(28, 10, NBITS).0, "1.32");
+    let (least, run) = told(29, 10, &[NBITS, &["--target", "ort-1.32"]].concat());
+    assert_eq!(least, "none known");
+    assert!(run.out.contains("in the fused form (no known ONNX Runtime)"), "{run:?}");
+    assert!(run.out.contains("note: no known ONNX Runtime loads opset 29 with IR 10"), "{run:?}");
+    assert_eq!(told(21, 15, &[]).0, "none known");
+}
+
+/// 1.20 and 1.22 have no kernel for a Cast of 4-bit codes, 1.23 has.
+#[test]
+fn a_cast_of_int4_asks_for_its_runtime() {
+    let net = Net::linear(64, 64)
+        .input("c", DataType::Float, &["1", "64", "8", "8"])
+        .output("z", DataType::Float, &["1", "64", "6", "6"])
+        .floats("kernel", &[64, 64, 3, 3], &noise(64 * 64 * 9, 4))
+        .node("Conv", "conv", &["c", "kernel"], &["z"], vec![]);
+    let more = ["--tensor", "kernel=int4", "--target", "ort-1.22", "--report", "r.json"];
+    let (folder, model) = rewritten(&net, &more);
+    assert!(model.graph().node.iter().any(|node| node.op_type() == "Cast"));
+    let report: serde_json::Value = serde_json::from_slice(&folder.read("r.json")).unwrap();
+    assert_eq!(least(&report), "1.23");
+    let warning = "ONNX Runtime 1.22 does not load a Cast of 4-bit codes: 1.23 is the first that does";
+    assert_eq!(report["warnings"][0], warning);
+}
+
 #[test]
 fn a_target_that_would_not_fuse_is_warned_of() {
     let warned = |net: &Net, more: &[&str]| {

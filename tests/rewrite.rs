@@ -1264,15 +1264,6 @@ fn a_model_of_which_all_is_kept_is_copied() {
         assert_eq!(report["warnings"][0], "every tensor is kept, so the model is copied as it is", "{what}");
         assert_eq!(report["validation"]["status"], "skipped", "{what}");
     }
-    // With its side files, which keep their names.
-    let folder = Folder::new();
-    std::fs::create_dir_all(folder.join("m/sub")).unwrap();
-    std::fs::create_dir(folder.join("to")).unwrap();
-    net.save_external(&folder.join("m/model.onnx"), "sub/weights.bin", 1);
-    done(&folder.efq(&["rewrite", "m", "-p", "high_compression", "--keep", "*", "-o", "to/out.onnx"]));
-    assert!(folder.read("to/out.onnx") == folder.read("m/model.onnx"));
-    assert!(folder.read("to/sub/weights.bin") == folder.read("m/sub/weights.bin"));
-    load(&folder.join("to/out.onnx")).unwrap();
 }
 
 #[test]

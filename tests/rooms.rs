@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("graph", &["onnx", "quant", "preset"]),
     // The geometry of an embedding table (quant reads it) tells what sequences to make up.
     ("data", &["onnx", "quant", "graph", "preset"]),
-    ("engine", &["onnx", "quant", "graph", "data"]),
+    ("engine", &["onnx", "quant", "opset", "graph", "data"]),
     ("statistics", &[]),
     ("sensitivity", &["onnx", "quant", "graph", "data", "engine"]),
     ("plan", &["onnx", "quant", "preset", "graph", "data", "engine", "sensitivity"]),

@@ -610,6 +610,11 @@ impl SampleArgs {
 }
 
 impl PresetArgs {
+    /// The file that it may be.
+    pub(super) fn reads(&self) -> Option<&Path> {
+        Some(Path::new(&self.preset)).filter(|path| path.is_file())
+    }
+
     pub(super) fn load(&self) -> Result<Preset> {
         preset::load(&self.preset).map_err(crate::error::Error::of_caller)
     }

@@ -16,16 +16,13 @@ pub(super) fn run(args: &Pareto, general: &General) -> Result<Exit> {
     let preset = args.preset.load()?;
     let settings = args.weights.settings(&preset, &Default::default())?;
     let model = find(&args.model)?;
-    let reads: Vec<&Path> = [model.as_path()]
-        .into_iter()
-        .chain(args.samples.reads())
-        .chain(args.calibration.as_deref())
-        .collect();
+    let own = args.preset.reads().into_iter();
+    let reads: Vec<&Path> = own.chain(args.samples.reads()).chain(args.calibration.as_deref()).collect();
     if let Some(report) = &args.report {
         if report.extension().is_none_or(|extension| extension != "svg" && extension != "json") {
             return Err(Error::caller(report.display().to_string(), "a name in .svg or .json is expected"));
         }
-        paths::check(&reads, &[report.as_path()], args.force)?;
+        paths::check(&[&model], &reads, None, &[report], args.force)?;
     }
     let (data, calibration) = (args.samples.data.as_deref(), args.calibration.as_deref());
     let options = ParetoOptions {

@@ -18,20 +18,21 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
     let settings = args.weights.settings(&preset, &args.gate)?;
     check_reports(&args.gate.report)?;
     let model = find(&args.model)?;
-    let mut reads = vec![model.as_path(), Path::new(&args.preset.preset)];
+    let mut reads: Vec<&Path> = args.preset.reads().into_iter().collect();
     reads.extend(args.samples.reads().chain(args.calibration.as_deref()));
     reads.extend(args.from_plan.as_deref());
     let (kept, to_keep): (Vec<&Path>, Vec<&Path>) =
         args.statistics.as_deref().into_iter().partition(|path| path.exists() && args.calibration.is_none());
     reads.extend(kept);
     let mut writes: Vec<&Path> = args.gate.report.iter().map(PathBuf::as_path).collect();
-    writes.extend(args.output.as_deref().filter(|_| !args.dry_run).into_iter().chain(args.plan.as_deref()));
+    writes.extend(args.plan.as_deref());
     // Statistics that exist are no file to write to by chance: the library says how to go on.
     writes.extend(to_keep.into_iter().filter(|path| !args.dry_run && (args.force || !path.exists())));
-    paths::check(&reads, &writes, args.force)?;
+    let output = args.output.as_deref().filter(|_| !args.dry_run);
+    paths::check(&[&model], &reads, output, &writes, args.force)?;
     let (data, calibration) = (args.samples.data.as_deref(), args.calibration.as_deref());
     let options = RewriteOptions {
-        output: args.output.clone().filter(|_| !args.dry_run),
+        output: output.map(Path::to_owned),
         plan: args.from_plan.as_deref().map(read_plan).transpose().map_err(Error::of_caller)?,
         data: data.and_then(|path| args.samples.source_of(path, calibration)),
         calibration: calibration.and_then(|path| args.samples.source_of(path, data)),

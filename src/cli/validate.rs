@@ -19,10 +19,9 @@ pub(super) fn run(args: &Validate, general: &General) -> Result<Exit> {
         ..Overrides::default()
     };
     check_reports(&args.gate.report)?;
-    let mut reads = vec![args.original.as_path(), &args.rewritten, Path::new(&args.preset.preset)];
-    reads.extend(args.samples.reads());
+    let reads: Vec<&Path> = args.preset.reads().into_iter().chain(args.samples.reads()).collect();
     let writes: Vec<&Path> = args.gate.report.iter().map(PathBuf::as_path).collect();
-    paths::check(&reads, &writes, args.force)?;
+    paths::check(&[&args.original, &args.rewritten], &reads, None, &writes, args.force)?;
     let options = ValidateOptions {
         original: args.original.clone(),
         rewritten: args.rewritten.clone(),

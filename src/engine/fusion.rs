@@ -15,6 +15,7 @@ use crate::onnx::proto::{
     type_proto,
 };
 use crate::onnx::{Checked, Model, node, tensor};
+use crate::opset::DEQUANTIZES;
 use crate::quant::BLOCKS;
 
 /// A linear layer that runs as a quantized product.
@@ -35,8 +36,10 @@ pub struct Fusion {
     pub fused: Vec<Fused>,
     /// The others: the DequantizeLinear node and the reason.
     pub unfused: Vec<(String, String)>,
-    /// The first ONNX Runtime that loads the model.
-    pub loads: Release,
+    /// The first ONNX Runtime that loads the model; `None` where no known one does.
+    pub loads: Option<Release>,
+    /// What in the model asks for it.
+    pub because: String,
 }
 
 impl Fusion {
@@ -45,23 +48,35 @@ impl Fusion {
         self.fused.len() + self.unfused.len()
     }
 
-    /// The least ONNX Runtime that runs all of the fused ones so.
-    pub fn least_runtime(&self) -> Release {
-        self.fused.iter().map(|fused| fused.since).fold(self.loads, Release::max)
+    /// The least ONNX Runtime that runs all of the fused ones so; `None` where no known one does.
+    pub fn least_runtime(&self) -> Option<Release> {
+        self.loads.map(|loads| self.fused.iter().map(|fused| fused.since).fold(loads, Release::max))
     }
 }
 
 /// Examines `model`, bodies too.
 pub fn fusion(model: &Checked<Model>) -> Fusion {
     let index = Index::new(model.graph(), model.proto.ir_version());
-    let loads = Release::that_loads(model.opset(), model.proto.ir_version());
-    let mut found = Fusion { fused: Vec::new(), unfused: Vec::new(), loads };
+    let (opset, ir) = (model.opset(), model.proto.ir_version());
+    let mut found = Fusion {
+        fused: Vec::new(),
+        unfused: Vec::new(),
+        loads: Release::that_loads(opset, ir),
+        because: format!("opset {opset} with IR {ir}"),
+    };
     for here in index.all() {
         let ranks = ranks(&here);
         for (at, node) in here.nodes() {
             if nbits::is_nbits(node) {
                 let rounded = nbits::rounded_block(node);
                 found.fused.push(Fused { node: at, rounded, since: Release::DIRECT });
+            }
+            if node::is(node, "DequantizeLinear") && opset > DEQUANTIZES {
+                found.loads = None;
+                found.because = format!("DequantizeLinear of opset {opset}");
+            } else if casts_codes(&here, node) && found.loads.is_some_and(|loads| loads < Release::CAST) {
+                found.loads = Some(Release::CAST);
+                found.because = "a Cast of 4-bit codes".to_owned();
             }
             let block = node::int(node, "block_size", 0);
             if !node::is(node, "DequantizeLinear") || block == 0 {
@@ -74,6 +89,14 @@ pub fn fusion(model: &Checked<Model>) -> Fusion {
         }
     }
     found
+}
+
+/// Whether the node is a Cast of a stored tensor of 4-bit codes.
+fn casts_codes(index: &Index<'_>, node: &NodeProto) -> bool {
+    let stored =
+        node.input.first().filter(|_| node::is(node, "Cast")).and_then(|name| index.initializer(name));
+    let kind = stored.and_then(|(_, tensor)| tensor::data_type(tensor));
+    matches!(kind, Some(DataType::Int4 | DataType::Uint4))
 }
 
 fn examine(

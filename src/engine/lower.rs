@@ -4,13 +4,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Variant, activation, densify, fusion, nbits, refuse, stages, widen};
+use super::{Variant, activation, fusion, nbits, refuse, stages, widen};
 use crate::error::{Error, Result};
 use crate::graph::{Index, Scales, sweep};
 use crate::onnx::proto::{
     GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor_proto::DataType,
 };
-use crate::onnx::{Checked, Model, inline_all, node, node_subject, tensor, walk};
+use crate::onnx::{Checked, Model, inline_all, node, node_subject, sparse, tensor, walk};
 use crate::quant::{CodeKind, decode};
 
 /// The model that computes `output` and nothing else.
@@ -118,7 +118,7 @@ fn plain(proto: &mut ModelProto) -> Result<()> {
         return Err(Error::unsupported(name, "the runtime does not know model-local functions"));
     }
     if let Some(graph) = &mut proto.graph {
-        densify::densify(graph)?;
+        sparse::densify(graph)?;
     }
     widen::widen(proto)?;
     refuse::refuse(proto)

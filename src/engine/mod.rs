@@ -7,7 +7,6 @@
 
 mod activation;
 mod cumsum;
-mod densify;
 mod fusion;
 mod glue;
 mod lower;

@@ -9,6 +9,8 @@ pub struct Release(u32);
 impl Release {
     /// The first that fuses blocked INT4 weights of MatMul.
     pub const BLOCKED: Release = Release(20);
+    /// The first that has kernels for a Cast of 4-bit codes.
+    pub const CAST: Release = Release(23);
     /// The first that was seen to run MatMulNBits in every form that efq writes.
     pub const DIRECT: Release = Release(22);
     /// The first that fuses 8-bit weights, half precision, Gemm, and a MatMul whose Add of a vector makes it a Gemm.
@@ -34,10 +36,10 @@ impl Release {
         format!("ort-{self}")
     }
 
-    /// The first known one that loads a model of this opset and IR version; of what none does, the last.
-    pub fn that_loads(opset: i64, ir_version: i64) -> Self {
+    /// The first known one that loads a model of this opset and IR version.
+    pub fn that_loads(opset: i64, ir_version: i64) -> Option<Self> {
         let loads = LOADS.iter().find(|(_, opsets, irs)| opset <= *opsets && ir_version <= *irs);
-        loads.or(LOADS.last()).map_or(Self::BLOCKED, |(release, _, _)| *release)
+        loads.map(|(release, _, _)| *release)
     }
 }
 
@@ -70,8 +72,11 @@ mod tests {
 
     #[test]
     fn opset_and_ir_both_count() {
-        let of = |opset, ir| Release::that_loads(opset, ir).to_string();
+        let of = |opset, ir| {
+            Release::that_loads(opset, ir).map_or("none".to_owned(), |release| release.to_string())
+        };
         assert_eq!([of(8, 4), of(21, 10), of(22, 10), of(21, 11)], ["1.20", "1.20", "1.22", "1.24"]);
-        assert_eq!([of(25, 13), of(26, 10), of(26, 14), of(99, 99)], ["1.24", "1.25", "1.32", "1.32"]);
+        assert_eq!([of(25, 13), of(26, 10), of(28, 14), of(29, 14)], ["1.24", "1.25", "1.32", "none"]);
+        assert_eq!(of(21, 15), "none");
     }
 }

@@ -45,6 +45,7 @@ struct Graph<'g> {
     initializer: HashMap<&'g str, usize>,
     captured: HashMap<&'g str, Captured>,
     inputs: HashSet<&'g str>,
+    sparse: HashSet<&'g str>,
     outputs: HashSet<&'g str>,
 }
 
@@ -158,14 +159,16 @@ impl<'g> Index<'g> {
 
     /// The graph that a constant stands in, and its index there.
     pub(super) fn home_of(&self, origin: Origin) -> Option<(Path, usize)> {
-        let (graph, at) = match origin {
-            Origin::Initializer(at) => (self.graphs.get(self.graph_with(at))?, at),
-            Origin::Constant(at) => (self.graphs.get(self.graph_of(at))?, at),
-            Origin::Function(_) => return None,
-        };
-        let first = match origin {
-            Origin::Initializer(_) => graph.first_initializer,
-            Origin::Constant(_) | Origin::Function(_) => graph.first_node,
+        let (graph, at, first) = match origin {
+            Origin::Initializer(at) => {
+                let graph = self.graphs.get(self.graph_with(at))?;
+                (graph, at, graph.first_initializer)
+            }
+            Origin::Constant(at) => {
+                let graph = self.graphs.get(self.graph_of(at))?;
+                (graph, at, graph.first_node)
+            }
+            Origin::Function(_) | Origin::Sparse => return None,
         };
         Some((graph.path.clone(), at.checked_sub(first)?))
     }
@@ -175,7 +178,7 @@ impl<'g> Index<'g> {
         let here = match origin {
             Origin::Initializer(at) => self.graph_with(at),
             Origin::Constant(at) => self.graph_of(at),
-            Origin::Function(_) => 0,
+            Origin::Function(_) | Origin::Sparse => 0,
         };
         Self { here, ..self.clone() }
     }
@@ -279,6 +282,7 @@ impl Graph<'_> {
         self.producer.contains_key(value)
             || self.initializer.contains_key(value)
             || self.inputs.contains(value)
+            || self.sparse.contains(value)
     }
 }
 
@@ -313,6 +317,7 @@ fn add<'g>(
             producer.insert(output.as_str(), first_node + at);
         }
     }
+    let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
     graphs.push(Graph {
         graph,
         path: path.clone(),
@@ -324,6 +329,7 @@ fn add<'g>(
         initializer: graph.initializer.iter().enumerate().map(|(i, t)| (t.name(), i)).collect(),
         captured: HashMap::new(),
         inputs: graph.input.iter().map(|value| value.name()).collect(),
+        sparse: sparse.map(|values| values.name()).collect(),
         outputs: graph.output.iter().map(|value| value.name()).collect(),
     });
     for (at, node) in graph.node.iter().enumerate() {

@@ -18,6 +18,8 @@ pub enum Origin {
     Constant(usize),
     /// Number of a weight among those of the model's functions, which stand in no graph.
     Function(usize),
+    /// A sparse tensor, which is listed and nothing else.
+    Sparse,
 }
 
 /// A constant as a consumer sees it: a strided view of the stored elements.
@@ -52,7 +54,7 @@ pub fn stored<'g>(index: &Index<'g>, origin: Origin) -> Option<&'g TensorProto> 
     match origin {
         Origin::Initializer(at) => index.stored(at),
         Origin::Constant(at) => constant_tensor(index.node(at)?),
-        Origin::Function(_) => None,
+        Origin::Function(_) | Origin::Sparse => None,
     }
 }
 

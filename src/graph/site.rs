@@ -12,7 +12,7 @@ use super::rank::rank;
 use super::roles;
 use super::twins::{Twins, twins};
 use crate::limits;
-use crate::onnx::proto::{NodeProto, tensor_proto::DataType};
+use crate::onnx::proto::{NodeProto, SparseTensorProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{Model, node, tensor};
 use crate::role::Role;
 
@@ -75,7 +75,7 @@ pub enum WeightUse {
     },
 }
 
-/// A stored tensor: an initializer, or a Constant node of 512 elements or more.
+/// A stored tensor: an initializer, a Constant node of 512 elements or more, or a sparse one.
 #[derive(Debug, Clone)]
 pub struct Weight {
     /// Where it is stored.
@@ -99,8 +99,8 @@ pub struct Weight {
 /// Every weight of a model, and every site.
 #[derive(Debug, Clone, Default)]
 pub struct Inventory {
-    /// Initializers in file order, then Constant nodes in node order; of the main graph first, then of bodies, then of
-    /// functions.
+    /// Initializers in file order, then Constant nodes in node order, then sparse tensors; of the main graph first, then of
+    /// bodies, then of functions.
     pub weights: Vec<Weight>,
     /// In the order of their nodes' numbers.
     pub sites: Vec<Site>,
@@ -134,7 +134,11 @@ pub fn inventory(model: &Model) -> Inventory {
         let constants = here.nodes().map(|(at, _)| Origin::Constant(at));
         for origin in initializers.chain(constants) {
             let Some(tensor) = stored(&here, origin) else { continue };
-            weights.extend(weight(&here, origin, tensor, &by_use, &obstacles, &roles));
+            let Some(found) = Found::dense(&here, origin, tensor) else { continue };
+            weights.extend(weight(&here, found, &by_use, &obstacles, &roles));
+        }
+        for found in sparse(&here) {
+            weights.extend(weight(&here, found, &by_use, &obstacles, &roles));
         }
     }
     weights.extend(super::functions::weights(model));
@@ -142,24 +146,61 @@ pub fn inventory(model: &Model) -> Inventory {
     Inventory { weights, sites, roles: roles.sites, twins }
 }
 
+/// A stored tensor before its uses are known.
+struct Found {
+    origin: Origin,
+    name: String,
+    dims: Vec<usize>,
+    data_type: DataType,
+    bytes: u64,
+}
+
+impl Found {
+    fn dense(index: &Index<'_>, origin: Origin, tensor: &TensorProto) -> Option<Self> {
+        let data_type = tensor::data_type(tensor)?;
+        let dims = tensor::shape(tensor).ok()?;
+        let name = match origin {
+            Origin::Constant(at) => {
+                let is_weight = is_float(data_type) && dims.iter().product::<usize>() >= CONSTANT_ELEMENTS;
+                index.node(at)?.output.first().filter(|_| is_weight)?.clone()
+            }
+            _ => tensor.name().to_owned(),
+        };
+        let bytes = tensor::payload_len(tensor).ok()? as u64;
+        Some(Self { origin, name, dims, data_type, bytes })
+    }
+}
+
+/// The sparse tensors of the graph that `index` looks from.
+fn sparse(index: &Index<'_>) -> Vec<Found> {
+    let found = |name: &str, sparse: &SparseTensorProto| {
+        let values = sparse.values.as_ref()?;
+        let shell = TensorProto { dims: sparse.dims.clone(), ..Default::default() };
+        let bytes = [Some(values), sparse.indices.as_ref()].into_iter().flatten().map(tensor::payload_len);
+        Some(Found {
+            origin: Origin::Sparse,
+            name: name.to_owned(),
+            dims: tensor::shape(&shell).ok()?,
+            data_type: tensor::data_type(values)?,
+            bytes: bytes.sum::<crate::error::Result<usize>>().ok()? as u64,
+        })
+    };
+    let of_graph = index.graph().sparse_initializer.iter();
+    let of_graph = of_graph.filter_map(|sparse| found(sparse.values.as_ref()?.name(), sparse));
+    let of_nodes = index.nodes().filter(|(_, node)| node::is(node, "Constant")).filter_map(|(_, node)| {
+        found(node.output.first()?, node::attribute(node, "sparse_value")?.sparse_tensor.as_ref()?)
+    });
+    of_graph.chain(of_nodes).collect()
+}
+
 fn weight(
     index: &Index<'_>,
-    origin: Origin,
-    tensor: &crate::onnx::proto::TensorProto,
+    found: Found,
     by_use: &HashMap<Use, usize>,
     obstacles: &HashMap<Use, String>,
     roles: &roles::Roles,
 ) -> Option<Weight> {
-    let data_type = tensor::data_type(tensor)?;
-    let dims = tensor::shape(tensor).ok()?;
-    let name = match origin {
-        Origin::Initializer(_) => tensor.name().to_owned(),
-        Origin::Constant(at) => {
-            let is_weight = is_float(data_type) && dims.iter().product::<usize>() >= CONSTANT_ELEMENTS;
-            index.node(at)?.output.first().filter(|_| is_weight)?.clone()
-        }
-        Origin::Function(_) => return None,
-    };
+    let Found { origin, name, dims, data_type, bytes } = found;
     let mut leaves = Vec::new();
     leaf_uses(index, &name, 0, &mut leaves);
     leaves.sort();
@@ -183,14 +224,16 @@ fn weight(
                     continue;
                 }
                 let node = index.node(slot.node)?;
-                let why = obstacles.get(&slot).cloned();
+                let why = match origin {
+                    Origin::Sparse => Some("sparse: as dense floats it would take more bytes".to_owned()),
+                    _ => obstacles.get(&slot).cloned(),
+                };
                 let operator = index.of(slot.node).operator(node);
                 (operator, why.unwrap_or_else(|| reason(node, data_type, dims.len())))
             }
         };
         uses.push(WeightUse::Other { operator, obstacle });
     }
-    let bytes = tensor::payload_len(tensor).ok()? as u64;
     let place = index.place();
     Some(Weight { origin, name, place, dims, data_type, bytes, role: role.unwrap_or(Role::Other), uses })
 }
@@ -262,8 +305,9 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
     if !is_float(weight.stored) {
         return refused("not a floating-point tensor");
     }
-    if !matches!(weight.delivered, DataType::Float | DataType::Float16) {
-        return refused("INT4 stands for float32 and float16 only");
+    // Gathered rows are cast to any type; products need a kernel.
+    if !matches!(weight.delivered, DataType::Float | DataType::Float16) && form != Form::Gather {
+        return refused("ONNX Runtime has quantized products of float32 and float16 only");
     }
     let mut arrangement = None;
     let known = || rank(index, other, 32).filter(|rank| *rank <= limits::RANK);

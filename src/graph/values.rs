@@ -85,6 +85,6 @@ pub fn stored<'m>(model: &'m Model, operand: &Operand) -> Option<&'m TensorProto
     match operand.origin {
         Origin::Initializer(_) => graph.initializer.get(*at),
         Origin::Constant(_) => constant_tensor(graph.node.get(*at)?),
-        Origin::Function(_) => None,
+        Origin::Function(_) | Origin::Sparse => None,
     }
 }

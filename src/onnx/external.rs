@@ -8,6 +8,7 @@ use std::fs::{File, Metadata};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
+use sha1::{Digest as _, Sha1};
 
 use super::proto::TensorProto;
 use super::tensor;
@@ -19,6 +20,8 @@ pub(super) struct SideFiles {
     /// The model itself, which is no side file.
     model: Option<PathBuf>,
     mapped: BTreeMap<PathBuf, Bytes>,
+    /// SHA-1 of those of which a checksum is given.
+    sums: BTreeMap<PathBuf, [u8; 20]>,
 }
 
 impl SideFiles {
@@ -32,14 +35,14 @@ impl SideFiles {
             }
         };
         let model = model.and_then(|path| path.canonicalize().ok());
-        Ok(Self { folder, model, mapped: BTreeMap::new() })
+        Ok(Self { folder, model, mapped: BTreeMap::new(), sums: BTreeMap::new() })
     }
 
     /// The bytes that `tensor`'s `external_data` entries point at.
     ///
     /// # Errors
     /// Unknown, repeated or missing keys; a location outside the folder, or that is not one regular file
-    /// with a single link; a range that the file does not hold.
+    /// with a single link; a range that the file does not hold; a checksum that is not the file's.
     pub(super) fn resolve(&mut self, tensor: &TensorProto) -> Result<Bytes> {
         let subject = tensor::subject(tensor);
         let mut entries: BTreeMap<&str, &str> = BTreeMap::new();
@@ -54,7 +57,13 @@ impl SideFiles {
         let location = entries
             .get("location")
             .ok_or_else(|| Error::format(&subject, "external_data has no location"))?;
-        let bytes = self.map(location).map_err(|error| error.within(&subject))?;
+        let (path, bytes) = self.map(location).map_err(|error| error.within(&subject))?;
+        if let Some(sum) = entries.get("checksum") {
+            self.compare(path, &bytes, sum).map_err(|what| {
+                Error::format(&subject, format!("the checksum of '{location}' {what}"))
+                    .help("the side file was changed or belongs to another model")
+            })?;
+        }
         let number = |key: &str| match entries.get(key) {
             None => Ok(None),
             Some(text) => text.parse::<u64>().map(Some).map_err(|_| {
@@ -94,7 +103,21 @@ impl SideFiles {
         self.mapped.keys().cloned().collect()
     }
 
-    fn map(&mut self, location: &str) -> Result<Bytes> {
+    /// Holds the checksum `text`, which ONNX defines as the SHA-1 of the file, against the file.
+    fn compare(&mut self, path: PathBuf, bytes: &Bytes, text: &str) -> std::result::Result<(), String> {
+        if text.len() != 40 || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(format!("is '{text}', 40 hexadecimal digits of its SHA-1 are expected"));
+        }
+        let sum = self.sums.entry(path).or_insert_with(|| Sha1::digest(bytes).into());
+        let found: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+        if found.eq_ignore_ascii_case(text) {
+            Ok(())
+        } else {
+            Err(format!("is {text}, its SHA-1 is {found}"))
+        }
+    }
+
+    fn map(&mut self, location: &str) -> Result<(PathBuf, Bytes)> {
         let Some(folder) = &self.folder else {
             return Err(Error::format(format!("'{location}'"), "a model from memory has no side files"));
         };
@@ -105,6 +128,9 @@ impl SideFiles {
             && relative.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
         if !plain {
             return Err(named("must be a file inside the model's folder"));
+        }
+        if location.starts_with("*/") {
+            return Err(named("is a marker of ONNX Runtime for weights in memory, which no file may have"));
         }
         let path = folder.join(relative);
         let real = path.canonicalize().map_err(|error| match error.kind() {
@@ -120,7 +146,7 @@ impl SideFiles {
             return Err(named("is the model itself"));
         }
         if let Some(bytes) = self.mapped.get(&real) {
-            return Ok(bytes.clone());
+            return Ok((real, bytes.clone()));
         }
         let meta = real.symlink_metadata().map_err(|error| Error::io(&real, &error))?;
         if !meta.is_file() {
@@ -131,8 +157,8 @@ impl SideFiles {
             return Err(named("has more than one hard link").help("copy the file to give it one name"));
         }
         let bytes = map_same(&real, Some(&meta))?;
-        self.mapped.insert(real, bytes.clone());
-        Ok(bytes)
+        self.mapped.insert(real.clone(), bytes.clone());
+        Ok((real, bytes))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Path → model: finding the file, mapping it, and decoding the graph without copying a weight.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::check::check;
+use super::constants::plain_constants;
 use super::external::{SideFiles, map_file};
 use super::inline::inline;
 use super::model::{Checked, Model, Source};
@@ -47,8 +49,14 @@ pub fn load_bytes(bytes: Bytes) -> Result<Checked<Model>> {
     decode(bytes, None).and_then(inlined)
 }
 
-/// Checks a model and writes out its functions that may use weights.
-fn inlined(model: Model) -> Result<Checked<Model>> {
+/// `model` as its file says it, with its weights in it: functions are not written out.
+pub(super) fn as_stored(model: &Model) -> Result<ModelProto> {
+    Ok(decode(model.file_bytes().clone(), Some(model.path()))?.proto)
+}
+
+/// Checks a model, gives its constants one form and writes out its functions that may use weights.
+fn inlined(mut model: Model) -> Result<Checked<Model>> {
+    plain_constants(&mut model.proto);
     let model = check(model)?;
     let Some(proto) = inline(&model.proto) else { return Ok(model) };
     // Names may have grown too long, for example: then the functions stay.
@@ -92,6 +100,26 @@ pub fn find(path: &Path) -> Result<PathBuf> {
         several => Err(Error::caller(folder, format!("the folder holds {} models", several.len()))
             .help(format!("name one: {}", several.join(", ")))),
     }
+}
+
+/// The files that the model at `path` consists of, as far as they can be told without loading it.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    let Ok(path) = find(path) else { return Vec::new() };
+    let mut found = vec![path.clone()];
+    let small = path.metadata().is_ok_and(|meta| meta.len() <= limits::MODEL_BYTES);
+    let Some(bytes) = small.then(|| map_file(&path).ok()).flatten() else { return found };
+    let Some(mut proto) = wire::scan(&bytes).ok().and_then(|_| ModelProto::decode(bytes).ok()) else {
+        return found;
+    };
+    let mut locations = BTreeSet::new();
+    let _ = walk::tensors_mut(&mut proto, &mut |tensor| {
+        let all = tensor.external_data.drain(..).filter(|entry| entry.key() == "location");
+        locations.extend(all.filter_map(|entry| entry.value));
+        Ok::<_, Error>(())
+    });
+    let folder = path.parent().unwrap_or(Path::new(""));
+    found.extend(locations.into_iter().map(|location| folder.join(location)).filter(|file| file.is_file()));
+    found
 }
 
 fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Model> {

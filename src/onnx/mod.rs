@@ -5,6 +5,7 @@
 //! [`check()`] has found well-formed: every later room asks for it.
 
 mod check;
+mod constants;
 mod encode;
 mod external;
 mod inline;
@@ -14,6 +15,7 @@ mod names;
 pub mod node;
 pub mod proto;
 pub mod save;
+pub mod sparse;
 pub mod tensor;
 pub mod walk;
 mod wire;
@@ -22,7 +24,7 @@ pub use check::{check, node_subject};
 pub use encode::LazyPart;
 pub(crate) use external::map_file;
 pub use inline::{function_stays, inline_all};
-pub use load::{find, load, load_bytes};
+pub use load::{files, find, load, load_bytes};
 pub use model::{Checked, EMPTY_GRAPH, Model, opset_version};
-pub use save::{Draft, Layout, Produce, SaveOptions, Saved, Staged, check_target};
+pub use save::{Draft, Layout, Produce, SaveOptions, Saved, Staged, check_file, check_target};
 pub use wire::UnknownField;

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
 use bytes::Bytes;
+use prost::Message as _;
 use tempfile::{TempDir, TempPath};
 
 use super::encode::{LazyPart, Piece, encode};
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
-use super::walk;
+use super::{Model, load, walk};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::progress::Progress;
@@ -120,11 +121,21 @@ impl Layout {
     }
 }
 
-/// Refuses a target that cannot or must not be written, before any work is spent on it.
+/// Refuses a target for a model, whose side file counts too, before any work is spent on it.
 ///
 /// # Errors
-/// The target is one of `inputs`, exists (without `overwrite`), is a folder, or lies in a missing one.
+/// As [`check_file`].
 pub fn check_target(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()> {
+    check_file(target, inputs, overwrite)?;
+    check_file(&side_path(target), inputs, overwrite)
+}
+
+/// Refuses a target that cannot or must not be written.
+///
+/// # Errors
+/// The target is one of `inputs` under any name, or in a folder that is one; it exists (without `overwrite`), is a
+/// folder, or lies in a missing one.
+pub fn check_file(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()> {
     let shown = target.display().to_string();
     let folder = folder_of(target);
     if target.file_name().is_none() || target.is_dir() {
@@ -134,27 +145,44 @@ pub fn check_target(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<
         return Err(Error::caller(shown, format!("the folder '{}' does not exist", folder.display()))
             .help("create it first"));
     }
-    let real = |path: &Path| path.canonicalize().ok();
-    let side = folder.join(side_name(target));
-    for path in [target, &side] {
-        if let Some(wanted) = real(path)
-            && inputs.iter().any(|input| real(input).as_ref() == Some(&wanted))
-        {
-            return Err(Error::caller(path.display().to_string(), "is an input, which efq never changes")
-                .help("choose another name"));
-        }
-        if !overwrite && path.symlink_metadata().is_ok() {
-            return Err(taken(path));
-        }
+    if inputs.iter().any(|input| holds(input, target)) {
+        return Err(Error::caller(shown, "is an input, which efq never changes").help("choose another name"));
+    }
+    if !overwrite && target.symlink_metadata().is_ok() {
+        return Err(taken(target));
     }
     Ok(())
+}
+
+/// Whether `path` is there and is `input` under this or another name, or lies in it.
+fn holds(input: &Path, path: &Path) -> bool {
+    let (Ok(real), Ok(wanted)) = (input.canonicalize(), path.canonicalize()) else { return false };
+    wanted.starts_with(real) || is_linked(input, path)
+}
+
+#[cfg(unix)]
+fn is_linked(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |path: &Path| path.metadata().ok().map(|meta| (meta.dev(), meta.ino()));
+    identity(a).is_some_and(|known| identity(b) == Some(known))
+}
+
+#[cfg(not(unix))]
+fn is_linked(_: &Path, _: &Path) -> bool {
+    false
+}
+
+/// Where the side file of the model at `target` lies, if it gets one.
+pub fn side_path(target: &Path) -> PathBuf {
+    folder_of(target).join(side_name(target))
 }
 
 /// A complete model in a temporary folder beside its target; gone when dropped, unless published.
 pub struct Staged {
     folder: TempDir,
     target: PathBuf,
-    sides: Vec<PathBuf>,
+    /// Name of the side file.
+    side: Option<String>,
     saved: Saved,
 }
 
@@ -174,41 +202,81 @@ impl Staged {
         &self.saved
     }
 
-    /// Whether the file at `path` is one of those that go with the model.
+    /// Whether the file at `path` is the one that goes with the model.
     pub fn owns(&self, path: &Path) -> bool {
         let folder = self.folder.path().canonicalize().unwrap_or_default();
-        self.sides.iter().any(|side| folder.join(side) == path)
+        self.side.as_ref().is_some_and(|side| folder.join(side) == path)
     }
 
-    /// Moves the files under their names.
+    /// Moves the files under their names. At any moment the target is the old model with its weights or the new
+    /// one with its own.
     ///
     /// # Errors
     /// The target exists (without `overwrite`), or cannot be written.
     pub fn publish(self, overwrite: bool) -> Result<Saved> {
         let folder = folder_of(&self.target);
-        let sides: Vec<(PathBuf, PathBuf)> =
-            self.sides.iter().map(|side| (self.folder.path().join(side), folder.join(side))).collect();
-        let mut all: Vec<(&Path, &Path)> =
-            sides.iter().map(|(from, to)| (from.as_path(), to.as_path())).collect();
         let model = self.path();
-        all.push((&model, &self.target));
-        if let Some((_, wanted)) = all.iter().find(|(_, to)| !overwrite && to.symlink_metadata().is_ok()) {
-            return Err(taken(wanted));
-        }
-        for (at, (from, to)) in all.iter().enumerate() {
-            let placed = match to.parent().map(std::fs::create_dir_all) {
-                Some(Err(error)) => Err(unwritable(to, &error)),
-                _ => place(from, to, overwrite),
-            };
-            if let Err(error) = placed {
-                for (_, done) in all.iter().take(at).filter(|_| !overwrite) {
-                    let _ = std::fs::remove_file(done);
-                }
-                return Err(error);
+        let side = self.side.as_ref().map(|name| (self.folder.path().join(name), folder.join(name)));
+        let wanted = side.iter().map(|(_, to)| to.as_path()).chain([self.target.as_path()]);
+        for path in wanted.filter(|_| !overwrite) {
+            if path.symlink_metadata().is_ok() {
+                return Err(taken(path));
             }
         }
+        let Some((from, to)) = side else {
+            place(&model, &self.target, overwrite)?;
+            return Ok(self.saved);
+        };
+        let is_new = to.symlink_metadata().is_err();
+        if !is_new && self.target.symlink_metadata().is_ok() {
+            self.exchange(&from, &to)?;
+            return Ok(self.saved);
+        }
+        place(&from, &to, overwrite)?;
+        place(&model, &self.target, overwrite).inspect_err(|_| {
+            if is_new {
+                let _ = std::fs::remove_file(&to);
+            }
+        })?;
         Ok(self.saved)
     }
+
+    /// Replaces a model and its side file `to`, where two renames would leave the old model with the new weights
+    /// between them: first comes the new model with a copy of its weights under a name of their own, then both with
+    /// the names that they keep.
+    fn exchange(&self, from: &Path, to: &Path) -> Result<()> {
+        let random = self.folder.path().file_name().unwrap_or_default().to_string_lossy();
+        let name = format!("{}{}", self.side.as_deref().unwrap_or_default(), random.replace(".efq", ""));
+        let [copy, bridge] = [&name, "bridge"].map(|name| self.folder.path().join(name));
+        std::fs::copy(from, &copy).map_err(|error| unwritable(to, &error))?;
+        let relocated = relocated(&self.path(), &name)?;
+        std::fs::write(&bridge, relocated).map_err(|error| unwritable(&self.target, &error))?;
+        let copied = folder_of(&self.target).join(&name);
+        place(&copy, &copied, false)?;
+        place(&bridge, &self.target, true).inspect_err(|_| {
+            let _ = std::fs::remove_file(&copied);
+        })?;
+        place(from, to, true).and_then(|()| place(&self.path(), &self.target, true)).map_err(|error| {
+            error.help(format!("the result is there, with its weights in '{}'", copied.display()))
+        })?;
+        // What cannot be removed is in nobody's way.
+        let _ = std::fs::remove_file(&copied);
+        Ok(())
+    }
+}
+
+/// The model at `path` with its weights in the side file `location`.
+fn relocated(path: &Path, location: &str) -> Result<Vec<u8>> {
+    let bytes = std::fs::read(path).map_err(|error| unwritable(path, &error))?;
+    let mut proto = ModelProto::decode(Bytes::from(bytes))
+        .map_err(|error| Error::format(path.display().to_string(), error.to_string()))?;
+    walk::tensors_mut(&mut proto, &mut |tensor| {
+        for entry in tensor.external_data.iter_mut().filter(|entry| entry.key() == "location") {
+            entry.value = Some(location.to_owned());
+        }
+        Ok::<_, Error>(())
+    })?;
+    Ok(proto.encode_to_vec())
 }
 
 /// Writes `draft` completely, but not yet under the name `target`.
@@ -228,43 +296,39 @@ pub fn stage(
     progress.stage("writing", bytes + side_bytes);
     let folder = staging(target)?;
     let writer = Writer { draft, progress };
-    let mut sides = Vec::new();
-    if !layout.side.is_empty() {
-        let name = PathBuf::from(side_name(target));
-        writer.write(&folder.path().join(&name), &layout.side, false)?;
-        sides.push(name);
+    let side = (!layout.side.is_empty()).then(|| side_name(target));
+    if let Some(name) = &side {
+        writer.write(&folder.path().join(name), &layout.side, false)?;
     }
     let model = folder.path().join(target.file_name().unwrap_or_default());
     let blake3 = writer.write(&model, &layout.model, true)?;
     let saved = Saved { bytes, side_bytes, blake3 };
-    Ok(Staged { folder, target: target.to_owned(), sides, saved })
+    Ok(Staged { folder, target: target.to_owned(), side, saved })
 }
 
-/// Copies the files of an unchanged model byte for byte: its side files keep their names.
+/// Stages `model` as it was read: byte for byte, unless it has side files or is to get one. Weights that lie beside
+/// it go to a side file of the caller's name, for the names that a model gives are no places to write to.
 ///
 /// # Errors
-/// I/O errors.
-pub fn stage_copy(model: &super::Model, target: &Path) -> Result<Staged> {
-    let folder = staging(target)?;
-    let root = folder_of(model.path());
-    let root = root.canonicalize().map_err(|error| Error::io(root, &error))?;
-    let in_place = folder_of(target).canonicalize().is_ok_and(|real| real == root);
-    let mut sides = Vec::new();
-    for source in model.side_paths().iter().filter(|_| !in_place) {
-        let name = source.strip_prefix(&root).unwrap_or(source).to_owned();
-        let staged = folder.path().join(&name);
-        if let Some(parent) = staged.parent() {
-            std::fs::create_dir_all(parent).map_err(|error| unwritable(parent, &error))?;
-        }
-        std::fs::copy(source, &staged).map_err(|error| unwritable(&staged, &error))?;
-        sides.push(name);
+/// I/O errors, [`crate::error::Kind::Interrupted`].
+pub fn stage_copy(
+    model: &Model,
+    target: &Path,
+    options: SaveOptions,
+    progress: &dyn Progress,
+) -> Result<Staged> {
+    if options.external || !model.side_paths().is_empty() {
+        let proto = load::as_stored(model)?;
+        let draft = Draft { proto, lazy: HashMap::new(), groups: Vec::new(), closing: None };
+        return stage(&draft, target, SaveOptions { external: true }, progress);
     }
+    let folder = staging(target)?;
     let file = folder.path().join(target.file_name().unwrap_or_default());
     std::fs::write(&file, model.file_bytes()).map_err(|error| unwritable(&file, &error))?;
     let bytes = model.file_bytes().len() as u64;
     let blake3 = blake3::hash(model.file_bytes()).to_hex().to_string();
-    let saved = Saved { bytes, side_bytes: model.size() - bytes, blake3 };
-    Ok(Staged { folder, target: target.to_owned(), sides, saved })
+    let saved = Saved { bytes, side_bytes: 0, blake3 };
+    Ok(Staged { folder, target: target.to_owned(), side: None, saved })
 }
 
 /// Writes a small text file (a report, a plan) through a temporary one.
@@ -454,4 +518,71 @@ fn place(file: &Path, target: &Path, overwrite: bool) -> Result<()> {
 fn taken(path: &Path) -> Error {
     Error::caller(path.display().to_string(), "exists already")
         .help("--force replaces it, -o names another file")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::load;
+    use crate::onnx::proto::{GraphProto, OperatorSetIdProto, ValueInfoProto, tensor_proto::DataType};
+    use crate::onnx::tensor;
+    use crate::progress::Silent;
+
+    const EXTERNAL: SaveOptions = SaveOptions { external: true };
+
+    fn staged(value: u8, target: &Path) -> Staged {
+        let graph = GraphProto {
+            initializer: vec![tensor::from_raw("w", DataType::Uint8, &[4096], vec![value; 4096])],
+            output: vec![ValueInfoProto { name: Some("w".to_owned()), ..Default::default() }],
+            ..Default::default()
+        };
+        let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(21) }];
+        let proto =
+            ModelProto { ir_version: Some(10), opset_import, graph: Some(graph), ..Default::default() };
+        let draft = Draft { proto, lazy: HashMap::new(), groups: Vec::new(), closing: None };
+        stage(&draft, target, EXTERNAL, &Silent).unwrap()
+    }
+
+    fn value(target: &Path) -> u8 {
+        load(target).unwrap().graph().initializer[0].raw_data()[0]
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let all = folder.read_dir().unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut all: Vec<String> = all.collect();
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn a_replaced_model_has_the_same_bytes_and_names_as_a_first_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("m.onnx");
+        staged(2, &target).publish(false).unwrap();
+        let first = std::fs::read(&target).unwrap();
+        staged(1, &target).publish(true).unwrap();
+        assert_eq!(value(&target), 1);
+        staged(2, &target).publish(true).unwrap();
+        assert_eq!((value(&target), std::fs::read(&target).unwrap() == first), (2, true));
+        assert_eq!(names(folder.path()), ["m.onnx", "m.onnx_data"]);
+    }
+
+    /// What stands after a step that fails is what a kill there leaves.
+    #[test]
+    fn between_its_renames_a_model_has_its_own_weights() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("m.onnx");
+        staged(1, &target).publish(false).unwrap();
+        // The new model cannot be moved: the old one stays with its weights, and nothing else.
+        let broken = staged(2, &target);
+        std::fs::remove_file(broken.path()).unwrap();
+        assert!(broken.publish(true).is_err());
+        assert_eq!((value(&target), names(folder.path())), (1, vec!["m.onnx".into(), "m.onnx_data".into()]));
+        // The side file cannot be replaced: the new model has its weights under another name.
+        std::fs::remove_file(folder.path().join("m.onnx_data")).unwrap();
+        std::fs::create_dir(folder.path().join("m.onnx_data")).unwrap();
+        let error = staged(3, &target).publish(true).unwrap_err().to_string();
+        assert!(error.contains("(the result is there, with its weights in '"), "{error}");
+        assert_eq!(value(&target), 3);
+    }
 }

@@ -23,6 +23,9 @@ use crate::{
 
 /// The opset to which models are raised.
 pub const TARGET: i64 = 21;
+/// The highest opset whose DequantizeLinear a known ONNX Runtime has a kernel for (measured on 1.32, which loads opset
+/// 28).
+pub const DEQUANTIZES: i64 = 27;
 /// The lowest opset that is raised, which is also the lowest that ONNX Runtime has kernels for.
 pub const LOWEST: i64 = 7;
 /// The IR version that goes with [`TARGET`].

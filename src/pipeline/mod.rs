@@ -24,6 +24,7 @@ use crate::graph::{self, Inventory, QuantizedForm, inventory};
 use crate::limits;
 use crate::onnx::save::{stage, stage_copy};
 use crate::onnx::{Checked, Model, SaveOptions, Staged, check_target, load};
+use crate::opset::Raised;
 use crate::plan::{Decision, Plan, choose, share};
 use crate::progress::Progress;
 use crate::report::{Report, Validation};
@@ -176,9 +177,8 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         if options.plan.is_none() {
             share(&mut plan, &known);
         }
-        let draft =
-            carry_out(&model, &known, &plan, &HashMap::new(), notes.metadata(&plan)).map_err(place)?.draft;
-        let report = notes.planned(&plan, &draft, options.external)?;
+        let made = carry_out(&model, &known, &plan, &HashMap::new(), notes.metadata(&plan)).map_err(place)?;
+        let report = notes.planned(&plan, &made, options.external)?;
         return Ok(Done::new(report, plan, &model));
     };
 
@@ -307,7 +307,9 @@ pub(crate) struct Written {
     staged: Staged,
     model: Checked<Model>,
     errors: Errors,
-    removed_inputs: Vec<String>,
+    raised: Option<Raised>,
+    /// Bytes that raising the operator set added.
+    raised_bytes: usize,
 }
 
 #[expect(clippy::too_many_arguments, reason = "called once, with what the story has at hand")]
@@ -321,8 +323,9 @@ fn write(
     save: SaveOptions,
     progress: &dyn Progress,
 ) -> Result<Written> {
-    let Rewritten { draft, errors, raised } = carry_out(model, known, plan, fitted, notes.metadata(plan))
-        .map_err(|error| error.within(model.path().display()))?;
+    let Rewritten { draft, errors, raised, raised_bytes } =
+        carry_out(model, known, plan, fitted, notes.metadata(plan))
+            .map_err(|error| error.within(model.path().display()))?;
     let staged = stage(&draft, target, save, progress)?;
     let written = load(&staged.path())?;
     verify(&written, model, &staged)?;
@@ -336,8 +339,7 @@ fn write(
         )
         .help("this is a fault of efq: please report it"));
     }
-    let removed_inputs = raised.map(|raised| raised.removed_inputs).unwrap_or_default();
-    Ok(Written { staged, model: written, errors, removed_inputs })
+    Ok(Written { staged, model: written, errors, raised, raised_bytes })
 }
 
 /// A model of which nothing is rewritten: copied if that was asked for, refused if there is nothing to do.
@@ -362,12 +364,12 @@ fn unchanged(
             .help("efq quantizes MatMul and Gemm weights and embedding tables; `efq inspect` lists all"));
     }
     let report = match &options.output {
-        None => notes.copied(&plan, model.path(), true),
+        None => notes.copied(&plan, None, model.path()),
         Some(target) => {
-            progress.stage("copying", 1);
-            let report = notes.copied(&plan, target, false);
-            stage_copy(model, target)?.publish(options.overwrite)?;
-            report
+            let staged = stage_copy(model, target, SaveOptions { external: options.external }, progress)?;
+            let written = load(&staged.path())?;
+            verify(&written, model, &staged)?;
+            notes.copied(&plan, Some(&staged.publish(options.overwrite)?), target)
         }
     };
     Ok(Done::new(report, plan, model))

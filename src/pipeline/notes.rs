@@ -7,11 +7,12 @@ use super::inspect::distinct;
 use super::judge::Judged;
 use crate::engine::{Release, fusion};
 use crate::error::Result;
-use crate::onnx::{Checked, Draft, Layout, Model, SaveOptions};
+use crate::onnx::{Checked, Layout, Model, SaveOptions, Saved};
+use crate::opset::Raised;
 use crate::plan::{Decision, Plan, Step, tied_bytes};
 use crate::quant::WeightError;
 use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
-use crate::rewrite::Metadata;
+use crate::rewrite::{Metadata, Rewritten};
 use crate::settings::Settings;
 
 /// What is known of a run from its start, and the repairs on the way.
@@ -81,7 +82,8 @@ impl<'m> Notes<'m> {
     }
 
     /// The report of a dry run.
-    pub(super) fn planned(self, plan: &Plan, draft: &Draft<'_>, external: bool) -> Result<Report> {
+    pub(super) fn planned(self, plan: &Plan, made: &Rewritten<'_>, external: bool) -> Result<Report> {
+        let draft = &made.draft;
         let layout = Layout::new(draft, self.original.path(), SaveOptions { external })?;
         let (model, side) = layout.sizes();
         let result = File {
@@ -94,16 +96,19 @@ impl<'m> Notes<'m> {
         let mut report = self.report("dry-run", Some(result), skipped);
         report.tensors = tensors(plan, &[]);
         report.tied_bytes = tied_bytes(plan);
+        let why = not_smaller(&report, plan, made.raised.as_ref(), made.raised_bytes);
+        report.warnings.extend(why);
         Ok(report)
     }
 
-    /// The report of a model that stays as it is.
-    pub(super) fn copied(self, plan: &Plan, target: &Path, dry: bool) -> Report {
+    /// The report of a model that stays as it is; without `saved`, of a dry run.
+    pub(super) fn copied(self, plan: &Plan, saved: Option<&Saved>, target: &Path) -> Report {
         let model = self.original;
-        let result = file(model, target, model.digest());
+        let mut result = file(model, target, saved.map_or(model.digest(), |saved| &saved.blake3));
+        result.bytes = saved.map_or(result.bytes, |saved| saved.bytes + saved.side_bytes);
         let skipped = Validation::Skipped { reason: "nothing was changed".to_owned() };
-        let mut report =
-            self.with_frozen(0).report(if dry { "dry-run" } else { "rewrite" }, Some(result), skipped);
+        let action = if saved.is_some() { "rewrite" } else { "dry-run" };
+        let mut report = self.with_frozen(0).report(action, Some(result), skipped);
         report.tensors = tensors(plan, &[]);
         report.fusion = note_fusion(model);
         report.warnings.push("every tensor is kept, so the model is copied as it is".to_owned());
@@ -126,15 +131,14 @@ impl<'m> Notes<'m> {
         report.tied_bytes = tied_bytes(plan);
         report.fitting = fitting;
         report.fusion = note_fusion(&written.model);
-        if !written.removed_inputs.is_empty() {
+        let removed = written.raised.as_ref().map_or(0, |raised| raised.removed_inputs.len());
+        if removed > 0 {
             report.warnings.push(format!(
-                "{} weights were graph inputs, as IR 3 wants it; callers can no longer replace them",
-                written.removed_inputs.len()
+                "{removed} weights were graph inputs, as IR 3 wants it; callers can no longer replace them"
             ));
         }
-        if let Some(result) = report.result.as_ref().filter(|result| result.bytes >= report.original.bytes) {
-            report.warnings.push(format!("the result is not smaller: {} bytes", result.bytes));
-        }
+        let why = not_smaller(&report, plan, written.raised.as_ref(), written.raised_bytes);
+        report.warnings.extend(why);
         report
     }
 
@@ -187,13 +191,39 @@ pub(super) fn file(model: &Model, path: &Path, blake3: &str) -> File {
     }
 }
 
+/// Where the bytes went, if the result is not smaller than the original.
+fn not_smaller(report: &Report, plan: &Plan, raised: Option<&Raised>, raised_bytes: usize) -> Option<String> {
+    let (before, after) = (report.original.bytes, report.result.as_ref()?.bytes);
+    if after < before {
+        return None;
+    }
+    let sum = |bytes: fn(&Decision) -> u64| plan.decisions.iter().map(bytes).sum::<u64>();
+    let (old, new) = (sum(|decision| decision.bytes_before), sum(|decision| decision.bytes_after));
+    let mut why = vec![format!("weights took {old} and take {new}")];
+    if let Some(raised) = raised.filter(|_| raised_bytes > 0) {
+        let mut nodes: Vec<(&String, &usize)> = raised.converted.iter().collect();
+        nodes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let nodes: Vec<String> = nodes.iter().take(3).map(|(op, count)| format!("{count} {op}")).collect();
+        let of = if nodes.is_empty() { String::new() } else { format!(" ({})", nodes.join(", ")) };
+        why.push(format!("raising to opset {} added {raised_bytes}{of}", raised.to));
+    }
+    let rest = (after as i128 - before as i128) - (new as i128 - old as i128) - raised_bytes as i128;
+    if rest > 0 {
+        why.push(format!("nodes, names, metadata and alignment added {rest}"));
+    }
+    Some(format!("the result is not smaller: {after} bytes instead of {before}: {}", why.join(", ")))
+}
+
 /// What `target` would not do with `model`.
 pub(super) fn against(model: &Checked<Model>, target: Release) -> Option<String> {
     let found = fusion(model);
-    if found.loads > target {
-        let (opset, ir, loads) = (model.opset(), model.proto.ir_version(), found.loads);
+    let Some(least) = found.least_runtime() else {
+        return Some(format!("no known ONNX Runtime loads {}", found.because));
+    };
+    if let Some(loads) = found.loads.filter(|loads| *loads > target) {
         return Some(format!(
-            "ONNX Runtime {target} does not load opset {opset} with IR {ir}: {loads} is the first that does"
+            "ONNX Runtime {target} does not load {}: {loads} is the first that does",
+            found.because
         ));
     }
     let slow = found.fused.iter().filter(|fused| fused.since > target).count();
@@ -202,7 +232,7 @@ pub(super) fn against(model: &Checked<Model>, target: Release) -> Option<String>
             "ONNX Runtime {target} dequantizes {slow} of {} linear layers on every run: {} is the first that fuses \
              them, --emit matmulnbits has them fused from {} on",
             found.total(),
-            found.least_runtime(),
+            least,
             Release::DIRECT
         )
     })
@@ -210,10 +240,11 @@ pub(super) fn against(model: &Checked<Model>, target: Release) -> Option<String>
 
 fn note_fusion(model: &Checked<Model>) -> Fusion {
     let found = fusion(model);
+    let least = found.least_runtime().map(|least| least.to_string());
     Fusion {
         fused: found.fused.len(),
         total: found.total(),
-        least_onnxruntime: found.least_runtime().to_string(),
+        least_onnxruntime: least.unwrap_or(report::NO_RUNTIME.to_owned()),
         unfused: found.unfused,
     }
 }

@@ -38,8 +38,10 @@ pub fn markdown(report: &Report) -> String {
     if report.fusion.total > 0 {
         let _ = writeln!(
             out,
-            "{} of {} linear layers are in the form that ONNX Runtime ≥ {} fuses.\n",
-            report.fusion.fused, report.fusion.total, report.fusion.least_onnxruntime
+            "{} of {} linear layers are in the form that {} fuses.\n",
+            report.fusion.fused,
+            report.fusion.total,
+            report.fusion.runtime()
         );
     }
     for (node, reason) in &report.fusion.unfused {

@@ -31,6 +31,9 @@ pub use text::text;
 /// Version of the JSON form; raised when a reader of the old one would be misled.
 pub const SCHEMA: u32 = 1;
 
+/// What stands for the least ONNX Runtime where no known one loads the model.
+pub const NO_RUNTIME: &str = "none known";
+
 /// What a run did with a model.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -124,10 +127,20 @@ pub struct Fusion {
     pub fused: usize,
     /// Linear layers with blocked weights.
     pub total: usize,
-    /// The least ONNX Runtime that fuses them all.
+    /// The least ONNX Runtime that loads the model and fuses them all, or [`NO_RUNTIME`].
     pub least_onnxruntime: String,
     /// Node and reason of each that is not fused.
     pub unfused: Vec<(String, String)>,
+}
+
+impl Fusion {
+    /// The ONNX Runtime that fuses them, in words.
+    fn runtime(&self) -> String {
+        match self.least_onnxruntime.as_str() {
+            NO_RUNTIME => "no known ONNX Runtime".to_owned(),
+            least => format!("ONNX Runtime ≥ {least}"),
+        }
+    }
 }
 
 /// One tensor raised to meet the target.

@@ -151,8 +151,10 @@ fn fusion(out: &mut String, report: &Report) {
     if fusion.total > 0 {
         let _ = writeln!(
             out,
-            "\n{} of {} linear layers in the fused form (ONNX Runtime ≥ {})",
-            fusion.fused, fusion.total, fusion.least_onnxruntime
+            "\n{} of {} linear layers in the fused form ({})",
+            fusion.fused,
+            fusion.total,
+            fusion.runtime()
         );
     }
     for (node, reason) in &fusion.unfused {

@@ -105,7 +105,7 @@ impl<'m> Edit<'m> {
                 self.removed.insert((path.clone(), name.to_owned()));
             }
             Origin::Constant(at) => self.replace(at, Vec::new()),
-            Origin::Function(_) => {}
+            Origin::Function(_) | Origin::Sparse => {}
         }
         path
     }

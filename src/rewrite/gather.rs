@@ -4,7 +4,7 @@
 //! DequantizeLinear before the Gather would expand the whole table on every run.
 
 use super::edit::Edit;
-use super::scale_type;
+use super::{row_type, scale_type};
 use crate::error::Result;
 use crate::graph::{Site, Values};
 use crate::onnx::node;
@@ -21,6 +21,7 @@ pub(super) fn encode(
 ) -> Result<()> {
     let (rows, width) = (site.k, site.n);
     let delivered = site.operand.delivered;
+    let arithmetic = row_type(delivered);
     let original = edit.node(site.at.node).cloned().unwrap_or_default();
     let ids = original.input.get(1).cloned().unwrap_or_default();
     let output = original.output.first().cloned().unwrap_or_default();
@@ -50,14 +51,20 @@ pub(super) fn encode(
         nodes.push(node::build(op, &name, inputs, &[&result], attributes));
         result
     };
-    let to = || vec![node::int_attribute("to", delivered as i64)];
+    let to = || vec![node::int_attribute("to", arithmetic as i64)];
     let gathered = step(edit, "Gather", "codes", &[&codes, &ids], vec![]);
     let wide = step(edit, "Cast", "codes_float", &[&gathered], to());
     let mut scale = step(edit, "Gather", "scales", &[&table, &ids], vec![]);
-    if scale_type != delivered {
+    if scale_type != arithmetic {
         scale = step(edit, "Cast", "scales_float", &[&scale], to());
     }
-    nodes.push(node::build("Mul", original.name(), &[&wide, &scale], &[&output], vec![]));
+    if arithmetic == delivered {
+        nodes.push(node::build("Mul", original.name(), &[&wide, &scale], &[&output], vec![]));
+    } else {
+        let row = step(edit, "Mul", "row", &[&wide, &scale], vec![]);
+        let to = vec![node::int_attribute("to", delivered as i64)];
+        nodes.push(node::build("Cast", original.name(), &[&row], &[&output], to));
+    }
     edit.replace(site.at.node, nodes);
     Ok(())
 }

@@ -18,6 +18,8 @@ mod verify;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use prost::Message as _;
+
 use crate::calibrate::Fitted;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Form, Inventory, Site, WeightUse, sweep};
@@ -40,6 +42,8 @@ pub struct Rewritten<'m> {
     pub errors: Errors,
     /// What raising the operator set changed; `None` where it was not needed.
     pub raised: Option<opset::Raised>,
+    /// Bytes that raising added.
+    pub raised_bytes: usize,
 }
 
 /// The measured error of each encoded use, as (decision, use, error).
@@ -68,7 +72,7 @@ impl Errors {
 ///
 /// # Errors
 /// [`crate::error::Kind::Caller`] when the plan does not fit the model,
-/// [`crate::error::Kind::Unsupported`] when an operator cannot be raised to opset 21.
+/// [`crate::error::Kind::Unsupported`] when an operator cannot be raised to opset 21, or the opset is too high.
 pub fn rewrite<'m>(
     model: &'m Checked<Model>,
     inventory: &Inventory,
@@ -78,6 +82,14 @@ pub fn rewrite<'m>(
 ) -> Result<Rewritten<'m>> {
     if plan.decisions.len() != inventory.weights.len() {
         return Err(misfit("another number of tensors"));
+    }
+    if plan.emits(Emit::Qdq) && model.opset() > opset::DEQUANTIZES {
+        let what = format!(
+            "no known ONNX Runtime has a DequantizeLinear above opset {}, this model has {}",
+            opset::DEQUANTIZES,
+            model.opset()
+        );
+        return Err(Error::unsupported("opset", what).help("--emit matmulnbits does without"));
     }
     let errors = Errors::default();
     let mut edit = Edit::new(model, errors.clone());
@@ -144,6 +156,7 @@ pub fn rewrite<'m>(
     let old = model.opset() < opset::LOWEST || plan.packed_uses() > 0 && model.opset() < PACKED_OPSET;
     let in_4_bits = |stored| matches!(stored, Some(Stored::Int4 { .. }));
     let latest = plan.decisions.iter().any(|decision| in_4_bits(decision.stored));
+    let before = draft.proto.encoded_len();
     let raised = if plan.emits(Emit::Qdq) || old || latest {
         Some(opset::raise(&mut draft.proto).map_err(|error| match error.kind() {
             Kind::Unsupported if !old && !latest => error.or_help("--emit matmulnbits needs no opset 21"),
@@ -152,6 +165,7 @@ pub fn rewrite<'m>(
     } else {
         opset::free_initializers(&mut draft.proto)
     };
+    let raised_bytes = draft.proto.encoded_len().saturating_sub(before);
     if plan.emits(Emit::MatMulNBits) {
         nbits::declare(&mut draft.proto);
     }
@@ -160,7 +174,7 @@ pub fn rewrite<'m>(
     }
     sweep(&mut draft.proto);
     metadata.add_to(&mut draft);
-    Ok(Rewritten { draft, errors, raised })
+    Ok(Rewritten { draft, errors, raised, raised_bytes })
 }
 
 /// Gives the nodes that were of the new operator set all along their domain.
@@ -207,6 +221,11 @@ fn scale_type(scales: ScaleStorage, symmetric: bool) -> DataType {
         ScaleStorage::F16 => DataType::Float16,
         ScaleStorage::F32 => DataType::Float,
     }
+}
+
+/// The type in which gathered rows are computed: float32 where ONNX Runtime lacks kernels for `delivered`.
+fn row_type(delivered: DataType) -> DataType {
+    if delivered == DataType::Float16 { DataType::Float16 } else { DataType::Float }
 }
 
 fn misfit(what: &str) -> Error {

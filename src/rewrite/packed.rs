@@ -16,7 +16,7 @@
 use super::dequantize::PENDING;
 use super::edit::Edit;
 use super::linear::float_tensor;
-use super::scale_type;
+use super::{row_type, scale_type};
 use crate::error::Result;
 use crate::graph::{Site, Values, rank};
 use crate::onnx::proto::{AttributeProto, NodeProto, TensorProto, tensor_proto::DataType};
@@ -37,6 +37,7 @@ pub(super) fn encode(
     let (rows, width) = (site.k, site.n);
     let (pairs, padded) = (format.pairs(width), format.padded(width));
     let delivered = site.operand.delivered;
+    let arithmetic = row_type(delivered);
     let original = edit.node(site.at.node).cloned().unwrap_or_default();
     let ids = original.input.get(1).cloned().unwrap_or_default();
     let output = original.output.first().cloned().unwrap_or_default();
@@ -65,20 +66,24 @@ pub(super) fn encode(
     let to = |kind: DataType| vec![node::int_attribute("to", kind as i64)];
     let axis = |axis| vec![node::int_attribute("axis", axis)];
     let packed = chain.step("Gather", "packed", &[&table, &ids], vec![]);
-    let wide = chain.step("Cast", "packed_float", &[&packed], to(delivered));
-    let sixteenth = chain.constant("sixteenth", &float_tensor("", &[], &[0.0625], delivered));
+    let wide = chain.step("Cast", "packed_float", &[&packed], to(arithmetic));
+    let sixteenth = chain.constant("sixteenth", &float_tensor("", &[], &[0.0625], arithmetic));
     let parts = chain.step("Mul", "parts", &[&wide, &sixteenth], vec![]);
     let high = chain.step("Floor", "high", &[&parts], vec![]);
     let fraction = chain.step("Sub", "fraction", &[&parts, &high], vec![]);
-    let half = chain.constant("half", &float_tensor("", &[], &[0.5], delivered));
+    let half = chain.constant("half", &float_tensor("", &[], &[0.5], arithmetic));
     let low = chain.step("Sub", "low", &[&fraction, &half], vec![]);
     let codes = chain.step("Concat", "codes", &[&low, &high], axis(-2));
     let mut scales = chain.step("Gather", "scales", &[&table_scales, &ids], vec![]);
-    if scale_type != delivered {
-        scales = chain.step("Cast", "scales_float", &[&scales], to(delivered));
+    if scale_type != arithmetic {
+        scales = chain.step("Cast", "scales_float", &[&scales], to(arithmetic));
     }
     let blocks = chain.step("Mul", "blocks", &[&codes, &scales], vec![]);
-    let last = |op: &str, inputs: &[&str]| node::build(op, original.name(), inputs, &[&output], vec![]);
+    let [name, row] = match arithmetic == delivered {
+        true => [original.name().to_owned(), output.clone()],
+        false => ["row_node", "row"].map(|what| chain.edit.name(&format!("{output}_{what}"))),
+    };
+    let last = |op: &str, inputs: &[&str]| node::build(op, &name, inputs, &[&row], vec![]);
     let shape = match rank {
         // 0 stands for the size that is there.
         Some(rank) => {
@@ -98,6 +103,9 @@ pub(super) fn encode(
         let [start, end, axes] = [("start", 0), ("end", size(width)), ("axes", -1)]
             .map(|(what, value)| chain.integers(what, &[value]));
         chain.push(last("Slice", &[&whole, &start, &end, &axes]));
+    }
+    if row != output {
+        chain.push(node::build("Cast", original.name(), &[&row], &[&output], to(delivered)));
     }
     let nodes = chain.nodes;
     edit.replace(site.at.node, nodes);

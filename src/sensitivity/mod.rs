@@ -99,7 +99,7 @@ fn one_quantized(
             let Some(node) = model.graph().node.get(at) else { return Ok(None) };
             node.output.first().cloned().unwrap_or_default()
         }
-        Origin::Function(_) => return Ok(None),
+        Origin::Function(_) | Origin::Sparse => return Ok(None),
     };
     let Some(mut dense) = tensor::floats(tensor) else { return Ok(None) };
     let values = Values::of(model, site)?;

@@ -42,11 +42,20 @@ fn external_data() {
         "./m.onnx",
         "",
         ".",
-        "*/_ORT_MEM_ADDR_/*",
     ] {
         add(&format!("location {location:?}"), &[("location", location)], &nothing);
     }
-    let at = |key: &'static str, value: &'static str| [("location", "w.bin"), (key, value)];
+    fn at<'a>(key: &'a str, value: &'a str) -> [(&'a str, &'a str); 2] {
+        [("location", "w.bin"), (key, value)]
+    }
+    for marker in ["*/_ORT_MEM_ADDR_/*", "*/_ORT_LITTLE_ENDIAN_MEM_ADDR_/*"] {
+        add(&format!("marker {marker:?}"), &[("location", marker)], &|folder| {
+            folder.write(&format!("m/{marker}"), vec![0; 64 * 64 * 4]);
+        });
+    }
+    add("checksum of another file", &at("checksum", &"0".repeat(40)), &nothing);
+    add("checksum that is none", &at("checksum", "xyz"), &nothing);
+    add("empty checksum", &at("checksum", ""), &nothing);
     add("missing file", &[("location", "gone.bin")], &nothing);
     add("no location", &[("offset", "0")], &nothing);
     add("offset past the end", &at("offset", "16385"), &nothing);
@@ -100,6 +109,9 @@ fn external_data_that_is_read() {
     add("spaces and accents", &[("location", "caf\u{e9} au lait.bin")], "m/caf\u{e9} au lait.bin", size);
     add("unaligned offset", &[("location", "w.bin"), ("offset", "1")], "m/w.bin", size + 4);
     add("length 0", &[("location", "w.bin"), ("length", "0")], "m/w.bin", size);
+    let sum = "7ab7039484b4e9e01a7ab9086b007d4bdfe3cebd";
+    add("checksum", &[("location", "w.bin"), ("checksum", sum)], "m/w.bin", size);
+    add("checksum in capitals", &[("location", "w.bin"), ("checksum", &sum.to_uppercase())], "m/w.bin", size);
     add("a gap behind", &[("location", "w.bin")], "m/w.bin", size + (1 << 20));
     add("name of the target", &[("location", "out.onnx")], "m/out.onnx", size);
     insta::assert_snapshot!(corpus.outcomes());

@@ -1,10 +1,10 @@
-//! Sparse tensors → dense ones, which the runtime knows.
+//! Sparse tensors → dense ones.
 //!
 //! Rules: `SparseTensorProto` in `proto/onnx-ml.proto`; values that are not given are zero.
 
+use super::proto::{GraphProto, SparseTensorProto, TensorProto};
+use super::{node, tensor, walk};
 use crate::error::{Error, Result};
-use crate::onnx::proto::{GraphProto, SparseTensorProto, TensorProto};
-use crate::onnx::{node, tensor, walk};
 
 /// Bytes of one dense tensor: a few indices may stand for any shape.
 const DENSE_BYTES: usize = 1 << 30;
@@ -14,7 +14,7 @@ const DENSE_BYTES: usize = 1 << 30;
 /// # Errors
 /// [`crate::error::Kind::Unsupported`] for a dense form beyond 1 GiB or of elements that are no whole bytes;
 /// [`crate::error::Kind::Format`] for indices that lie outside.
-pub(super) fn densify(graph: &mut GraphProto) -> Result<()> {
+pub fn densify(graph: &mut GraphProto) -> Result<()> {
     for sparse in std::mem::take(&mut graph.sparse_initializer) {
         graph.initializer.push(dense(&sparse)?);
     }
@@ -31,7 +31,11 @@ pub(super) fn densify(graph: &mut GraphProto) -> Result<()> {
     Ok(())
 }
 
-fn dense(sparse: &SparseTensorProto) -> Result<TensorProto> {
+/// The dense form of one, under the name of its values.
+///
+/// # Errors
+/// As [`densify`].
+pub(super) fn dense(sparse: &SparseTensorProto) -> Result<TensorProto> {
     let empty = TensorProto::default();
     let values = sparse.values.as_ref().unwrap_or(&empty);
     let indices = sparse.indices.as_ref().unwrap_or(&empty);
