@@ -135,12 +135,12 @@ fn implied(other: &[char], weight: &[char]) -> Option<Vec<char>> {
     Some(other.iter().copied().filter(|axis| is_sign(*axis)).chain(once).collect())
 }
 
+/// Sizes and strides of some axes of the weight.
+type View<'a> = dyn Fn(&[char]) -> Vec<(usize, usize)> + 'a;
+
 /// These axes in an order in which they lie one behind the other in the weight, and the size and stride of the one axis
 /// that they are then.
-fn joined(
-    axes: &[char],
-    view: &dyn Fn(&[char]) -> Vec<(usize, usize)>,
-) -> Option<(Vec<char>, (usize, usize))> {
+fn joined(axes: &[char], view: &View<'_>) -> Option<(Vec<char>, (usize, usize))> {
     let mut sorted = axes.to_vec();
     sorted.sort_by_key(|axis| std::cmp::Reverse(view(&[*axis]).first().map_or(0, |(_, stride)| *stride)));
     [axes.to_vec(), sorted].into_iter().find_map(|axes| {
@@ -168,13 +168,10 @@ mod tests {
     use crate::onnx::proto::{AttributeProto, GraphProto, tensor_proto::DataType};
     use crate::onnx::tensor;
 
+    type Layer = (Option<Arrangement>, Vec<usize>, Vec<usize>);
+
     /// The arrangement and the view of the weight; the activation is of `rank`.
-    fn found(
-        equation: &str,
-        input: usize,
-        dims: &[usize],
-        rank: Option<usize>,
-    ) -> Result<(Option<Arrangement>, Vec<usize>, Vec<usize>), String> {
+    fn found(equation: &str, input: usize, dims: &[usize], rank: Option<usize>) -> Result<Layer, String> {
         let raw = vec![0; 4 * dims.iter().product::<usize>()];
         let graph = GraphProto {
             initializer: vec![tensor::from_raw("w", DataType::Float, dims, raw)],

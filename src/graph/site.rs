@@ -119,7 +119,7 @@ pub fn inventory(model: &Model) -> Inventory {
         for (at, node) in here.nodes() {
             match candidate(&here, at, node) {
                 Candidate::None => {}
-                Candidate::Site(site) => sites.push(site),
+                Candidate::Site(site) => sites.push(*site),
                 Candidate::Obstacle(input, why) => {
                     obstacles.insert(Use { node: at, input }, why);
                 }
@@ -271,7 +271,7 @@ fn leaf_uses(index: &Index<'_>, value: &str, depth: usize, found: &mut Vec<Leaf>
 
 enum Candidate {
     None,
-    Site(Site),
+    Site(Box<Site>),
     Obstacle(usize, String),
 }
 
@@ -355,7 +355,7 @@ fn candidate(index: &Index<'_>, at: usize, node: &NodeProto) -> Candidate {
         }
     }
     let (k, n) = (weight.dims[0], weight.dims[1]);
-    Candidate::Site(Site { at, form, arrangement, operand: weight, k, n })
+    Candidate::Site(Box::new(Site { at, form, arrangement, operand: weight, k, n }))
 }
 
 /// Whether the left operand alone is a stored matrix.

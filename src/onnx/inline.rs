@@ -162,7 +162,7 @@ fn chosen(model: &ModelProto) -> Vec<bool> {
     chosen
 }
 
-/// Why `function`, which [`inline`] left in `model`, was left.
+/// Why `function`, which `inline` left in `model`, was left.
 pub fn function_stays(model: &ModelProto, function: &FunctionProto) -> String {
     let of = |imports| opset_version(imports, "");
     let (own, other) = (of(&function.opset_import), of(&model.opset_import));

@@ -49,7 +49,7 @@ INT8_CLOSE = 0.05
 DEPLOYED, DEPLOYED_FEW, DEPLOYED_INT8, DEPLOYED_TINY = 1e-2, 2e-2, 5e-2, 1e-4
 WEIGHTS, WEIGHTS_TINY = 1e-3, 1e-6
 # Large models take most of the time: fewer option sets, and as many samples as keep rounding below DEPLOYED.
-SAMPLES, SAMPLES_LARGE, LARGE_BYTES = 256, 48, 50 << 20
+SAMPLES, SAMPLES_LARGE, LARGE_BYTES = 192, 48, 50 << 20
 SETS_LARGE = ("block 32", "adas")
 FOUR_BITS = (TensorProto.INT4, TensorProto.UINT4)
 BYTES = {TensorProto.INT8: np.int8, TensorProto.UINT8: np.uint8}

@@ -94,7 +94,6 @@ pub(super) fn fit(panel: &Panel, levels: &Levels) -> Choice {
 }
 
 /// Symmetric codes, with scales of the given sign relative to that of round to nearest.
-#[expect(clippy::needless_range_loop, reason = "loops over lanes are written alike")]
 #[inline(always)]
 fn try_scales(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep, sign: f32) {
     let widest = rtn::widest(&panel.min, &panel.max, levels);
