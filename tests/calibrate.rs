@@ -34,15 +34,23 @@ fn halves(folder: &Folder) -> Vec<Sample> {
     let model = load(FIXTURE.as_ref()).unwrap();
     let all = data::load(&Source::new(SAMPLES), &model).unwrap().list;
     let taken: Vec<&Sample> = all.iter().step_by(2).take(96).collect();
-    let (name, first) = &taken[0].inputs[0];
-    let values: Vec<f32> = taken
+    keep(folder, "calib.npz", &taken, 1.0);
+    keep(folder, "one.npz", &taken[..1], 1.0);
+    keep(folder, "loud.npz", &taken[..1], 100.0);
+    all.into_iter().skip(1).step_by(2).take(128).collect()
+}
+
+/// Writes samples down, `factor` times as large.
+fn keep(folder: &Folder, file: &str, samples: &[&Sample], factor: f32) {
+    let (name, first) = &samples[0].inputs[0];
+    let values: Vec<f32> = samples
         .iter()
         .flat_map(|sample| sample.inputs[0].1.bytes.as_chunks::<4>().0.to_vec())
-        .map(f32::from_le_bytes)
+        .map(|bytes| factor * f32::from_le_bytes(bytes))
         .collect();
-    let shape: Vec<usize> = std::iter::once(taken.len()).chain(first.shape.iter().skip(1).copied()).collect();
-    std::fs::write(folder.join("calib.npz"), npz(&[(name.as_str(), npy_f32(&shape, &values))])).unwrap();
-    all.into_iter().skip(1).step_by(2).take(128).collect()
+    let shape: Vec<usize> =
+        std::iter::once(samples.len()).chain(first.shape.iter().skip(1).copied()).collect();
+    folder.write(file, npz(&[(name.as_str(), npy_f32(&shape, &values))]));
 }
 
 fn rewrite(folder: &Folder, output: &str, more: &[&str]) -> Value {
@@ -68,6 +76,22 @@ fn real_samples_and_made_up_ones_both_beat_search_on_other_samples() {
     assert!(bare["fitting"]["layers"].as_array().unwrap().len() >= 16);
 }
 
+/// A single sample, and one that is like no other, are no worse than none.
+#[test]
+fn a_sample_is_no_worse_than_none() {
+    let folder = Folder::new();
+    let judges = halves(&folder);
+    rewrite(&folder, "search.onnx", &["--algorithm", "search"]);
+    rewrite(&folder, "bare.onnx", &[]);
+    let one = rewrite(&folder, "one.onnx", &["--calibration", "one.npz"]);
+    rewrite(&folder, "loud.onnx", &["--calibration", "loud.npz"]);
+    let of = |name: &str| distance(FIXTURE.as_ref(), &folder.join(name), &judges);
+    let (search, bare) = (of("search.onnx"), of("bare.onnx"));
+    assert!(of("one.onnx") < 1.05 * bare, "{} against {bare}", of("one.onnx"));
+    assert!(of("loud.onnx") < 1.02 * search, "{} against {search}", of("loud.onnx"));
+    assert!(one["warnings"].to_string().contains("1 calibration samples are few"), "{}", one["warnings"]);
+}
+
 #[test]
 fn the_bytes_do_not_depend_on_threads_and_a_plan_repeats_them() {
     let folder = Folder::new();
@@ -79,6 +103,29 @@ fn the_bytes_do_not_depend_on_threads_and_a_plan_repeats_them() {
     assert_eq!(folder.read("a.onnx"), folder.read("b.onnx"));
     rewrite(&folder, "c.onnx", &["--calibration", "calib.npz", "--from-plan", "p.json"]);
     assert_eq!(folder.read("a.onnx"), folder.read("c.onnx"));
+}
+
+/// What an option needs is asked for before anything is done.
+#[test]
+fn options_that_lack_what_they_work_on_are_refused() {
+    let folder = Folder::new();
+    Net::linear(64, 96).save(&folder.join("m.onnx"));
+    folder.write("x.npz", npz(&[("x", npy_f32(&[20, 64], &noise(20 * 64, 1)))]));
+    let fixed = ["rewrite", "m.onnx", "-p", "high_accuracy", "-o", "o.onnx"];
+    let cases: [(&[&str], &str); 4] = [
+        (&["--target-loss", "1"], "--target-loss: is held by measuring"),
+        (
+            &["--target-loss", "1", "--data", "x.npz", "--validate", "never"],
+            "--target-loss: is held by measuring",
+        ),
+        (&["--target-size", "10kB", "--dry-run"], "--dry-run: plans without measuring"),
+        (&["--tokenizer", "t.json"], "--tokenizer: is for samples, and there are none"),
+    ];
+    for (more, expected) in cases {
+        let run = folder.efq(&[&fixed, more].concat());
+        assert_eq!(run.code, Some(2), "{more:?} {run:?}");
+        assert!(run.err.contains(expected), "{more:?} {run:?}");
+    }
 }
 
 #[test]

@@ -34,8 +34,21 @@ pub use kept::from_statistics;
 
 /// One sample in so many is held out, to judge a fit.
 const HOLD_OUT: usize = 8;
-/// Below so many samples none is held out.
-const LEAST_SAMPLES: usize = 16;
+/// Below so many samples none is held out, but made-up ones judge.
+pub const LEAST_SAMPLES: usize = 16;
+/// Made-up rows beside real ones count as one in so many, ...
+const ONE_BESIDE: usize = 10;
+/// ... or as what is missing from this, but no more than there are real ones, ...
+const ENOUGH_ROWS: usize = 4096;
+/// ... and as what is missing from this, however few are real.
+const LEAST_ROWS: usize = 1024;
+
+/// As how many rows made-up samples count beside `real` rows: weights are not narrowed to what they are fitted to, and
+/// a few samples are no worse than none.
+pub fn weight_beside(real: usize) -> usize {
+    let missing = ENOUGH_ROWS.saturating_sub(real).min(real);
+    (real / ONE_BESIDE).max(missing).max(LEAST_ROWS.saturating_sub(real))
+}
 /// Wider activations than this have no statistics: their moments would take too long to factor.
 const WIDEST: usize = 12_288;
 /// Why a layer is not fitted, after its name.
@@ -146,7 +159,7 @@ pub struct Material<'a> {
     pub samples: &'a [Sample],
     /// How much those are like real inputs.
     pub likeness: Likeness,
-    /// Samples made up beside them, which widen the statistics but never judge a fit.
+    /// Samples made up beside them, which widen the statistics and judge a fit only where the others are too few to.
     pub beside: &'a [Sample],
 }
 
@@ -183,8 +196,11 @@ pub fn calibrate(
         wishes,
         masks: all().map(Sample::mask).collect(),
         held_out: (0..samples.len() + beside.len())
-            .map(|at| at < samples.len() && samples.len() >= LEAST_SAMPLES && at % HOLD_OUT == HOLD_OUT - 1)
+            .map(|at| {
+                (at < samples.len()) == (samples.len() >= LEAST_SAMPLES) && at % HOLD_OUT == HOLD_OUT - 1
+            })
             .collect(),
+        given: samples.len(),
         pairs: all()
             .map(|sample| Ok(Pair { original: stages.start(sample)?, rewritten: None }))
             .collect::<Result<_>>()?,
@@ -256,6 +272,8 @@ struct Walk<'a> {
     wishes: HashMap<usize, Wish>,
     masks: Vec<Option<Vec<bool>>>,
     held_out: Vec<bool>,
+    /// Samples that were given; those made up beside them follow.
+    given: usize,
     pairs: Vec<Pair>,
     found: Calibrated,
 }
@@ -332,13 +350,24 @@ impl Walk<'_> {
 
     /// Sums over the rows that take part, and over those held out.
     fn statistics(&self, seen: &Rows, original: &Rows) -> Parts {
-        let mut parts = (Sums::new(seen.width), Sums::new(seen.width));
-        for held_out in [false, true] {
-            let chosen = |at: usize| self.held_out.get(at) == Some(&held_out);
-            let to = if held_out { &mut parts.1 } else { &mut parts.0 };
-            to.add(&seen.counted(&self.masks, &chosen), &original.counted(&self.masks, &chosen));
+        let sums = |chosen: &dyn Fn(usize) -> bool| {
+            let mut sums = Sums::new(seen.width);
+            sums.add(&seen.counted(&self.masks, chosen), &original.counted(&self.masks, chosen));
+            sums
+        };
+        let held = |at: usize| self.held_out.get(at) == Some(&true);
+        let (mut train, mut judging) =
+            (sums(&|at| at < self.given && !held(at)), sums(&|at| at < self.given && held(at)));
+        let weight = weight_beside(train.rows() + judging.rows());
+        let (mut made, mut made_judging) =
+            (sums(&|at| at >= self.given && !held(at)), sums(&|at| at >= self.given && held(at)));
+        let all = made.rows() + made_judging.rows();
+        for part in [&mut made, &mut made_judging] {
+            part.weigh_as((part.rows() * weight).checked_div(all).unwrap_or(0).min(part.rows()));
         }
-        parts
+        train.merge(&made);
+        judging.merge(&made_judging);
+        (train, judging)
     }
 
     fn rows(&self, cut: &Cut, width: usize, rewritten: bool) -> Result<Rows> {

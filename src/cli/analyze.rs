@@ -12,7 +12,7 @@ use crate::report::to_json;
 pub(super) fn run(args: &Analyze, general: &General) -> Result<Exit> {
     let options = AnalyzeOptions {
         input: args.model.clone(),
-        data: args.samples.source(),
+        data: args.samples.sources(None)?.0,
         output_name: args.samples.output_name.clone(),
         algorithm: match args.algorithm {
             AlgorithmArg::Rtn => Algorithm::Rtn,

@@ -341,10 +341,10 @@ pub(super) struct SampleArgs {
     #[arg(long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// tokenizer.json for text [default: beside the model or in the folder above]
-    #[arg(long, value_name = "FILE", requires = "data")]
+    #[arg(long, value_name = "FILE")]
     pub tokenizer: Option<PathBuf>,
     /// Field of a .jsonl that holds the text [default: text]
-    #[arg(long, value_name = "NAME", requires = "data")]
+    #[arg(long, value_name = "NAME")]
     pub field: Option<String>,
     /// Seed of synthetic samples
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -589,18 +589,27 @@ impl WeightArgs {
 }
 
 impl SampleArgs {
-    /// Where the samples come from.
-    pub(super) fn source(&self) -> Option<Source> {
-        self.source_of(self.data.as_deref()?, None)
-    }
-
-    /// Where the samples at `path` come from, beside `other` ones: tokenizer and field are for the text.
-    pub(super) fn source_of(&self, path: &Path, other: Option<&Path>) -> Option<Source> {
-        let is_text = |path: &Path| path.extension().is_some_and(|ext| ext == "txt" || ext == "jsonl");
-        let mine = is_text(path) || !other.is_some_and(is_text);
-        let (tokenizer, field) = (self.tokenizer.clone(), self.field.clone());
-        let source = Source::new(path);
-        Some(if mine { Source { tokenizer, field, ..source } } else { source })
+    /// Where the samples that judge come from, and those at `calibration`. The tokenizer is for text and the field for
+    /// objects; of what is neither it is told that they are not for it.
+    ///
+    /// # Errors
+    /// A tokenizer or a field, and no samples at all.
+    pub(super) fn sources(&self, calibration: Option<&Path>) -> Result<(Option<Source>, Option<Source>)> {
+        let data = self.data.as_deref();
+        let option =
+            self.tokenizer.as_ref().map(|_| "--tokenizer").or(self.field.as_ref().map(|_| "--field"));
+        if let (Some(option), None, None) = (option, data, calibration) {
+            return Err(Error::caller(option, "is for samples, and there are none").help("--data FILE"));
+        }
+        let ends = |path: &Path, ending: &str| path.extension().is_some_and(|ext| ext == ending);
+        let objects = |path: &Path| ends(path, "jsonl");
+        let text = |path: &Path| ends(path, "txt") || objects(path);
+        let source = |path: &Path, other: Option<&Path>| {
+            let tokenizer = self.tokenizer.clone().filter(|_| text(path) || !other.is_some_and(text));
+            let field = self.field.clone().filter(|_| objects(path) || !other.is_some_and(objects));
+            Source { tokenizer, field, ..Source::new(path) }
+        };
+        Ok((data.map(|path| source(path, calibration)), calibration.map(|path| source(path, data))))
     }
 
     /// The files that are read for them.

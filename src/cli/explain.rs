@@ -12,7 +12,7 @@ pub(super) fn run(args: &Explain, general: &General) -> Result<Exit> {
     let options = ExplainOptions {
         original: args.original.clone(),
         rewritten: args.rewritten.clone(),
-        data: args.samples.source(),
+        data: args.samples.sources(None)?.0,
         output_name: args.samples.output_name.clone(),
         seed: args.samples.seed,
     };

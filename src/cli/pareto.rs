@@ -24,12 +24,12 @@ pub(super) fn run(args: &Pareto, general: &General) -> Result<Exit> {
         }
         paths::check(&[&model], &reads, None, &[report], args.force)?;
     }
-    let (data, calibration) = (args.samples.data.as_deref(), args.calibration.as_deref());
+    let (data, calibration) = args.samples.sources(args.calibration.as_deref())?;
     let options = ParetoOptions {
         input: args.model.clone(),
         settings,
-        data: data.and_then(|path| args.samples.source_of(path, calibration)),
-        calibration: calibration.and_then(|path| args.samples.source_of(path, data)),
+        data,
+        calibration,
         output_name: args.samples.output_name.clone(),
         seed: args.samples.seed,
         points: args.points.into(),

@@ -17,6 +17,13 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
     let preset = args.preset.load()?;
     let settings = args.weights.settings(&preset, &args.gate)?;
     check_reports(&args.gate.report)?;
+    if args.dry_run && settings.budget.is_some() {
+        return Err(Error::caller(
+            "--dry-run",
+            "plans without measuring, and a budget is planned by measurements",
+        )
+        .help("leave one of them out; `efq pareto` shows what budgets come to"));
+    }
     let model = find(&args.model)?;
     let mut reads: Vec<&Path> = args.preset.reads().into_iter().collect();
     reads.extend(args.samples.reads().chain(args.calibration.as_deref()));
@@ -30,12 +37,12 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
     writes.extend(to_keep.into_iter().filter(|path| !args.dry_run && (args.force || !path.exists())));
     let output = args.output.as_deref().filter(|_| !args.dry_run);
     paths::check(&[&model], &reads, output, &writes, args.force)?;
-    let (data, calibration) = (args.samples.data.as_deref(), args.calibration.as_deref());
+    let (data, calibration) = args.samples.sources(args.calibration.as_deref())?;
     let options = RewriteOptions {
         output: output.map(Path::to_owned),
         plan: args.from_plan.as_deref().map(read_plan).transpose().map_err(Error::of_caller)?,
-        data: data.and_then(|path| args.samples.source_of(path, calibration)),
-        calibration: calibration.and_then(|path| args.samples.source_of(path, data)),
+        data,
+        calibration,
         statistics: args.statistics.clone(),
         output_name: args.samples.output_name.clone(),
         validate: match args.validate {

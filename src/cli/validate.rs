@@ -26,7 +26,7 @@ pub(super) fn run(args: &Validate, general: &General) -> Result<Exit> {
         original: args.original.clone(),
         rewritten: args.rewritten.clone(),
         settings: Settings::new(&preset, &overrides)?,
-        data: args.samples.source(),
+        data: args.samples.sources(None)?.0,
         output_name: args.samples.output_name.clone(),
         seed: args.samples.seed,
     };

@@ -6,7 +6,8 @@ use std::path::Path;
 use super::judge::provenance;
 use super::{RewriteOptions, memory, output_of};
 use crate::calibrate::{
-    Calibrated, Fitted, Likeness, Material, PASSES, calibrate, from_statistics, generate,
+    Calibrated, Fitted, LEAST_SAMPLES, Likeness, Material, PASSES, calibrate, from_statistics, generate,
+    weight_beside,
 };
 use crate::data::{self, Sample, Samples};
 use crate::error::{Error, Kind, Result};
@@ -19,10 +20,8 @@ use crate::quant::{Algorithm, Emit, ScaleStorage};
 use crate::report;
 use crate::statistics::Kept;
 
-/// Rows made up beside those of real samples, so that weights are not narrowed to them: one in so many, ...
-const ONE_BESIDE: u64 = 10;
-/// ... and as many as are missing from this, but no more than there are real ones.
-const ENOUGH_ROWS: u64 = 4096;
+/// Rows made up beside real ones that are few: more than they count as, for what moments they have.
+const MADE_ROWS: u64 = 8192;
 
 /// What a file of statistics says of itself.
 const MODEL: &str = "model_blake3";
@@ -195,7 +194,8 @@ impl<'a> Fitting<'a> {
         progress: &dyn Progress,
     ) -> Result<Vec<Sample>> {
         let rows = real.iter().map(memory::positions).fold(0, u64::saturating_add);
-        let wanted = (rows / ONE_BESIDE).max(ENOUGH_ROWS.saturating_sub(rows).min(rows));
+        let counted = weight_beside(usize::try_from(rows).unwrap_or(usize::MAX)) as u64;
+        let wanted = if counted * 2 > rows { counted.max(MADE_ROWS) } else { counted };
         let mut list = match self.made_up(model, known, output, Some(wanted), progress) {
             Ok((samples, _)) => samples.list,
             Err(error) if error.kind() == Kind::Unsupported => return Ok(Vec::new()),
@@ -276,6 +276,15 @@ impl<'a> Fitting<'a> {
                 "{count} of {} samples that judge are calibration samples too: the verdict is optimistic",
                 judges.list.len()
             )
+        })
+    }
+
+    /// A warning where the samples are too few to say much.
+    pub fn few(&self) -> Option<String> {
+        let (mine, _) = self.samples.as_ref().filter(|(samples, _)| samples.are_real())?;
+        let count = mine.list.len();
+        (count < LEAST_SAMPLES && self.reason.is_none()).then(|| {
+            format!("{count} calibration samples are few: made-up ones count more than they do, a few hundred would be plenty")
         })
     }
 

@@ -158,6 +158,14 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         let inputs: Vec<_> = model.side_paths().iter().map(PathBuf::as_path).chain([model.path()]).collect();
         check_target(target, &inputs, options.overwrite)?;
     }
+    let by_loss = matches!(budget::asked(options), Some(Budget::Loss(_)));
+    if by_loss && (options.data.is_none() || options.validate == When::Never) {
+        return Err(Error::caller(
+            "--target-loss",
+            "is held by measuring, and there is nothing to measure it on",
+        )
+        .help("--data FILE, without --validate never"));
+    }
     let place = |error: Error| error.within(model.path().display());
     if !options.allow_requantize {
         refuse_quantized(&model).map_err(place)?;
@@ -208,6 +216,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
     report.warnings.extend(fitting.thinned());
+    report.warnings.extend(fitting.few());
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {
         deployed.outcome = Outcome::Failed;
         deployed.reason =

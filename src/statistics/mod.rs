@@ -117,6 +117,21 @@ impl Sums {
         self.rows += other.rows;
     }
 
+    /// Lets the rows count as `rows` of the same mean moments.
+    pub fn weigh_as(&mut self, rows: usize) {
+        if self.rows == 0 {
+            return;
+        }
+        let factor = rows as f64 / self.rows as f64;
+        for sums in [&mut self.square, &mut self.drift] {
+            sums.par_iter_mut().for_each(|sum| *sum *= factor as f32);
+        }
+        for sums in [&mut self.rewritten, &mut self.original] {
+            sums.iter_mut().for_each(|sum| *sum *= factor);
+        }
+        self.rows = rows;
+    }
+
     /// The means; `centred` takes those of X̂ and X off, for a layer whose bias makes up for them.
     pub fn moments(&self, centred: bool) -> Moments {
         let k = self.k;
@@ -166,6 +181,20 @@ mod tests {
             })
             .sum();
         assert!((sums.distance(&errors, 2, Some(&shift)) - expected).abs() < 1e-5);
+    }
+
+    #[test]
+    fn weighing_keeps_the_means() {
+        let mut sums = Sums::new(2);
+        sums.add(&[1.0, 2.0, 3.0, 6.0, 2.0, 1.0], &[2.0, 2.0, 4.0, 6.0, 1.0, 0.0]);
+        let before = sums.moments(true);
+        sums.weigh_as(6);
+        let after = sums.moments(true);
+        assert_eq!(sums.rows(), 6);
+        assert_eq!(
+            (before.square, before.drift, before.original),
+            (after.square, after.drift, after.original)
+        );
     }
 
     #[test]
