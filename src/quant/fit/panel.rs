@@ -46,6 +46,26 @@ fn lanes(row: &[f32], start: usize, count: usize) -> Lanes {
     lanes
 }
 
+/// What a value is divided by a scale with, and how far from its zero point codes reach.
+struct Steps {
+    inverse: Lanes,
+    low: Lanes,
+    high: Lanes,
+}
+
+impl Steps {
+    #[inline(always)]
+    fn of(choice: &Choice, levels: &Levels) -> Self {
+        let (mut inverse, mut low, mut high) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+        for l in 0..LANES {
+            inverse[l] = 1.0 / choice.scale[l];
+            low[l] = levels.lowest - choice.zero[l];
+            high[l] = levels.highest - choice.zero[l];
+        }
+        Self { inverse, low, high }
+    }
+}
+
 /// Leaves room for the rounding of what is computed from it.
 const ALMOST_MAX: f32 = f32::MAX * 0.99999;
 
@@ -137,15 +157,8 @@ impl Panel {
     /// Rounds every value to its nearest code and sums up.
     #[inline(always)]
     pub fn evaluate(&self, choice: &Choice, levels: &Levels) -> Sums {
-        let Choice { scale, zero } = choice;
-        let mut inverse = [0.0; LANES];
-        let mut low = [0.0; LANES];
-        let mut high = [0.0; LANES];
-        for l in 0..LANES {
-            inverse[l] = 1.0 / scale[l];
-            low[l] = levels.lowest - zero[l];
-            high[l] = levels.highest - zero[l];
-        }
+        let scale = &choice.scale;
+        let Steps { inverse, low, high } = Steps::of(choice, levels);
         let (mut rr, mut rd, mut dd) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
         for row in &self.rows {
             for l in 0..LANES {
@@ -167,15 +180,8 @@ impl Panel {
         if levels.bits == Bits::Eight {
             return self.evaluate(choice, levels);
         }
-        let Choice { scale, zero } = choice;
-        let mut inverse = [0.0; LANES];
-        let mut low = [0.0; LANES];
-        let mut high = [0.0; LANES];
-        for l in 0..LANES {
-            inverse[l] = 1.0 / scale[l];
-            low[l] = levels.lowest - zero[l];
-            high[l] = levels.highest - zero[l];
-        }
+        let scale = &choice.scale;
+        let Steps { inverse, low, high } = Steps::of(choice, levels);
         // Rows in turns have sums of their own, so that additions do not wait for one another.
         let (mut wd, mut dd) = ([[0.0; LANES]; 2], [[0.0; LANES]; 2]);
         let (pairs, rest) = self.rows.as_chunks::<2>();
