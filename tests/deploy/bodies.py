@@ -117,7 +117,7 @@ def arranged():
 def rare_forms():
     """Tables of bfloat16 and float64, a weight that a Constant lists as floats, and one that is a sparse tensor."""
     # efq does not model that rows are rounded to bfloat16, so these are small beside the others.
-    table = RANDOM.standard_normal((2, WORDS, WIDTH)).astype(np.float32) * [[[0.01]], [[1]]]
+    table = RANDOM.standard_normal((2, WORDS, WIDTH)).astype(np.float32) * [[[0.1]], [[1]]]
     listed = RANDOM.standard_normal(WIDTH * INNER) / np.sqrt(WIDTH)
     sparse = RANDOM.standard_normal(INNER * 32).astype(np.float32) / np.sqrt(INNER)
     nodes = [

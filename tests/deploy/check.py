@@ -94,7 +94,9 @@ class Case:
         self.model = onnx.load(path)
         large = sum(t.ByteSize() for t in self.model.graph.initializer) > LARGE_BYTES
         self.sets = SETS_LARGE if large else tuple(OPTION_SETS)
-        self.half = any(t.data_type == TensorProto.FLOAT16 for t in self.model.graph.initializer)
+        types = {t.data_type for t in self.model.graph.initializer}
+        self.half = TensorProto.FLOAT16 in types
+        self.rounded = self.half or TensorProto.BFLOAT16 in types
         self.data, arrays = reduced(data, SAMPLES_LARGE if large else SAMPLES, folder)
         if self.half:
             self.data, arrays = shuffled(self.data, arrays, folder)
@@ -542,8 +544,8 @@ def check_figures(tally, subject, case, report, default, plain, deployed_part):
         figures = [validation[which]["rel_l2"] for which in ("deployed", "weights_only")]
         for what, efq, truth, part, tiny in (("deployed", figures[0], deployed, deployed_part, DEPLOYED_TINY),
                                              ("weights only", figures[1], weights, WEIGHTS, WEIGHTS_TINY)):
-            # efq computes float16 models in float32, so the rounding of every step stands between the two.
-            fine = abs((efq or 0.0) - truth) <= max(part * truth, EXACT_HALF if case.half else tiny)
+            # efq computes half precision in float32, so the rounding of every step stands between the two.
+            fine = abs((efq or 0.0) - truth) <= max(part * truth, EXACT_HALF if case.rounded else tiny)
             tally.check(subject, f"rel L2 {what}", fine, f"efq {efq}, ONNX Runtime {truth:.6g} ({output})")
     fusion, ratio = report["fusion"], report["original"]["bytes"] / report["result"]["bytes"]
     note = "" if measured else validation["reason"]
