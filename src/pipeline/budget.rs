@@ -13,7 +13,7 @@ use crate::data::Sample;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Inventory, WeightUse};
 use crate::onnx::{Checked, Layout, Model, SaveOptions};
-use crate::plan::{Choice, Encoding, Limit, Plan, Step, raise_to, totals, within};
+use crate::plan::{Choice, Encoding, Limit, Plan, Step, raise_to, share, totals, within};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Bits, Matrix};
 use crate::sensitivity::{Candidate, decoded, output_errors, weight_error};
@@ -123,7 +123,7 @@ impl Costs {
             }
         }
         let mut costs = Self { items, unmeasured: Vec::new(), reason: None };
-        costs.influence(model, known, plan, &bases, judge, progress)?;
+        costs.influence(model, known, plan, &bases, fitting.given(), judge, progress)?;
         if scope == Scope::All {
             fitting.fit(model, known, &base_plan, progress)?;
         }
@@ -131,13 +131,16 @@ impl Costs {
         Ok(costs)
     }
 
-    /// Turns the relative weight errors into errors of the output.
+    /// Turns the relative weight errors into errors of the output: on samples that judge, else on those that are `given`
+    /// for calibration, else on made-up ones.
+    #[expect(clippy::too_many_arguments, reason = "called once")]
     fn influence(
         &mut self,
         model: &Checked<Model>,
         known: &Inventory,
         plan: &Plan,
         bases: &[(usize, Encoding)],
+        given: Option<&[Sample]>,
         judge: &mut Judge<'_>,
         progress: &dyn Progress,
     ) -> Result<()> {
@@ -147,7 +150,8 @@ impl Costs {
             .collect();
         let mut measured = vec![None; wanted.len()];
         let outcome = judge.prepared(progress).and_then(|ready| {
-            let samples = of_one_shape(&ready.samples.list, SAMPLES);
+            let list = given.filter(|_| !ready.samples.are_real()).unwrap_or(&ready.samples.list);
+            let samples = of_one_shape(list, SAMPLES);
             let sites: Vec<usize> = wanted.iter().map(|(site, _)| *site).collect();
             let changed = |site: usize, matrix: &Matrix<'_>| {
                 let wish = wanted.iter().find(|(at, _)| *at == site);
@@ -330,7 +334,7 @@ impl Costs {
             reason,
             format!("the least that can be reached is {smallest} bytes, {kept} of them fixed by rules"),
         )
-        .help("lift what the preset keeps: --embeddings auto, --head auto"))
+        .help("--embeddings auto, --head auto and --unfused int8 leave more to the budget"))
     }
 
     /// The plan of the least bytes for a predicted squared relative error of the output.
@@ -382,7 +386,9 @@ impl Item {
 
 /// The exact bytes of the file that `plan` gives.
 pub(super) fn size(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes: &Notes) -> Result<u64> {
-    let draft = carry_out(model, known, plan, &HashMap::new(), notes.metadata(plan))?.draft;
+    let mut stored = plan.clone();
+    share(&mut stored, known);
+    let draft = carry_out(model, known, &stored, &HashMap::new(), notes.metadata(plan))?.draft;
     let (file, side) = Layout::new(&draft, model.path(), SaveOptions::default())?.sizes();
     // A bias that takes up the mean of an error is stored under a name of its own.
     Ok(file + side + plan.blocked_uses() as u64 * CORRECTED_NAME)

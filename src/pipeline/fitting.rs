@@ -75,6 +75,12 @@ impl<'a> Fitting<'a> {
         })
     }
 
+    /// The calibration samples of the user.
+    pub fn given(&self) -> Option<&[Sample]> {
+        let (samples, _) = self.samples.as_ref().filter(|(samples, _)| samples.are_real())?;
+        Some(&samples.list)
+    }
+
     /// Fits the weights that `plan` wants fitted.
     ///
     /// # Errors
