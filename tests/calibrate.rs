@@ -105,6 +105,26 @@ fn the_bytes_do_not_depend_on_threads_and_a_plan_repeats_them() {
     assert_eq!(folder.read("a.onnx"), folder.read("c.onnx"));
 }
 
+/// One bad sample costs that sample only.
+#[test]
+fn samples_that_hold_nan_are_left_out() {
+    let folder = Folder::new();
+    Net::linear(64, 96).save(&folder.join("m.onnx"));
+    let mut values = noise(40 * 64, 1);
+    values[5 * 64 + 3] = f32::NAN;
+    folder.write("x.npz", npz(&[("x", npy_f32(&[40, 64], &values))]));
+    let args = ["rewrite", "m.onnx", "-p", "high_compression", "-o", "o.onnx", "--validate", "never"];
+    let run = folder.efq(&[&args[..], &["--calibration", "x.npz", "--format", "json"]].concat());
+    let report: Value = serde_json::from_str(done(&run)).unwrap();
+    assert_eq!(report["fitting"]["samples"], 39, "{report}");
+    assert!(
+        report["fitting"]["layers"][0]["error_by_search"].is_number()
+            || report["fitting"]["layers"][0]["fallback"] == "no better on held-out samples",
+        "{report}"
+    );
+    assert!(report["warnings"].to_string().contains("1 of 40 calibration samples hold NaN"), "{report}");
+}
+
 /// What an option needs is asked for before anything is done.
 #[test]
 fn options_that_lack_what_they_work_on_are_refused() {

@@ -108,6 +108,13 @@ impl Sample {
         inputs::as_integers(array).map(|values| values.into_iter().map(|value| value != 0).collect())
     }
 
+    /// Whether an input of float32 holds what is no number.
+    pub fn has_nan(&self) -> bool {
+        let is_nan = |bytes: &[u8; 4]| f32::from_le_bytes(*bytes).is_nan();
+        let floats = self.inputs.iter().filter(|(_, array)| array.data_type == DataType::Float);
+        floats.into_iter().any(|(_, array)| array.bytes.as_chunks().0.iter().any(is_nan))
+    }
+
     /// BLAKE3 of names, types, sizes and bytes of the inputs.
     fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();

@@ -43,6 +43,8 @@ pub(super) struct Fitting<'a> {
     reason: Option<String>,
     /// Samples that there were, where memory does not hold what all of them need.
     thinned_from: Option<usize>,
+    /// Samples that were left out because they hold NaN, of how many.
+    no_numbers: Option<(usize, usize)>,
 }
 
 impl<'a> Fitting<'a> {
@@ -54,7 +56,16 @@ impl<'a> Fitting<'a> {
         let specs = data::inputs(model)?;
         let samples = options.calibration.as_ref().map(|source| data::load(source, model)).transpose()?;
         // What reaches a linear from padding has no part in statistics.
-        let samples = samples.map(|samples| (samples.without_padding(&specs), Likeness::Close));
+        let mut samples = samples.map(|samples| (samples.without_padding(&specs), Likeness::Close));
+        let mut no_numbers = None;
+        if let Some((samples, _)) = &mut samples {
+            let count = samples.list.iter().filter(|sample| sample.has_nan()).count();
+            // Where no other is left, each layer says why it was not fitted.
+            if count > 0 && count < samples.list.len() {
+                no_numbers = Some((count, samples.list.len()));
+                samples.list.retain(|sample| !sample.has_nan());
+            }
+        }
         let existing = options.statistics.as_deref().filter(|path| path.exists());
         let kept = match existing {
             Some(path) if options.calibration.is_none() => Some(read_statistics(path, model)?),
@@ -72,6 +83,7 @@ impl<'a> Fitting<'a> {
             kept,
             reason: None,
             thinned_from: None,
+            no_numbers,
         })
     }
 
@@ -283,6 +295,12 @@ impl<'a> Fitting<'a> {
                 judges.list.len()
             )
         })
+    }
+
+    /// A warning where samples were of no use.
+    pub fn left_out(&self) -> Option<String> {
+        let (count, all) = self.no_numbers?;
+        Some(format!("{count} of {all} calibration samples hold NaN and were left out"))
     }
 
     /// A warning where the samples are too few to say much.

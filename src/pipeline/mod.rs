@@ -217,6 +217,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
     report.warnings.extend(fitting.thinned());
     report.warnings.extend(fitting.few());
+    report.warnings.extend(fitting.left_out());
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {
         deployed.outcome = Outcome::Failed;
         deployed.reason =
