@@ -358,6 +358,9 @@ impl Walk<'_> {
         let held = |at: usize| self.held_out.get(at) == Some(&true);
         let (mut train, mut judging) =
             (sums(&|at| at < self.given && !held(at)), sums(&|at| at < self.given && held(at)));
+        if self.pairs.len() == self.given {
+            return (train, judging);
+        }
         let weight = weight_beside(train.rows() + judging.rows());
         let (mut made, mut made_judging) =
             (sums(&|at| at >= self.given && !held(at)), sums(&|at| at >= self.given && held(at)));

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::graph::{Site, Values};
 use crate::onnx::node;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::quant::{ScaleStorage, quantize};
+use crate::quant::{Quantized, ScaleStorage, quantize};
 
 /// Domain that keeps a node out of the raising of the operator set: it is of the new one already.
 pub(super) const PENDING: &str = "efq.pending";
@@ -20,7 +20,7 @@ pub(super) fn dequantize(
     wish: Wish<'_>,
     key: (usize, usize),
 ) -> Result<String> {
-    let Wish { scheme, algorithm, fitted } = wish;
+    let scheme = wish.scheme;
     let (k, n) = (site.k, site.n);
     let half = site.operand.delivered == DataType::Float16;
     let code_type = code_type(scheme.code_kind());
@@ -38,22 +38,10 @@ pub(super) fn dequantize(
     }
     let unit = (scheme.scales == ScaleStorage::Byte).then(|| edit.name(&format!("{weight}_scale_unit")));
     parts.extend(unit.iter().map(|unit| (unit.clone(), DataType::Float, vec![])));
-    let values = Values::of(edit.model, site)?;
-    let errors = edit.errors.clone();
-    let fitted = fitted.map(|fitted| fitted.quantized.clone());
-    edit.promise(
-        site.at.node,
-        parts,
-        Box::new(move || {
-            let made = match &fitted {
-                Some(made) => made.clone(),
-                None => quantize(&values.matrix()?, scheme, algorithm),
-            };
-            errors.push(key.0, key.1, made.error);
-            let unit = made.unit.map(|unit| unit.to_le_bytes().to_vec());
-            Ok([Some(made.codes), Some(made.scales), made.zero_points, unit].into_iter().flatten().collect())
-        }),
-    );
+    promise(edit, site, parts, wish, key, |made| {
+        let unit = made.unit.map(|unit| unit.to_le_bytes().to_vec());
+        [Some(made.codes), Some(made.scales), made.zero_points, unit].into_iter().flatten().collect()
+    })?;
     if scheme.scales != ScaleStorage::F32 && !half {
         let wide = edit.name(&format!("{weight}_scale_float"));
         let cast = edit.name(&format!("{weight}_scale_Cast"));
@@ -78,4 +66,33 @@ pub(super) fn dequantize(
     dequantize.domain = Some(PENDING.to_owned());
     edit.insert_before(site.at.node, dequantize);
     Ok(result)
+}
+
+/// Promises `parts`, which `payloads` takes from the codes of the weight: those that are fitted, else made when the writer
+/// asks for them.
+pub(super) fn promise(
+    edit: &mut Edit<'_>,
+    site: &Site,
+    parts: Vec<(String, DataType, Vec<usize>)>,
+    wish: Wish<'_>,
+    key: (usize, usize),
+    payloads: impl Fn(Quantized) -> Vec<Vec<u8>> + Send + Sync + 'static,
+) -> Result<()> {
+    let Wish { scheme, algorithm, fitted } = wish;
+    let values = Values::of(edit.model, site)?;
+    let errors = edit.errors.clone();
+    let fitted = fitted.map(|fitted| fitted.quantized.clone());
+    edit.promise(
+        site.at.node,
+        parts,
+        Box::new(move || {
+            let made = match &fitted {
+                Some(made) => made.clone(),
+                None => quantize(&values.matrix()?, scheme, algorithm),
+            };
+            errors.push(key.0, key.1, made.error);
+            Ok(payloads(made))
+        }),
+    );
+    Ok(())
 }

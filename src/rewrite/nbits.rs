@@ -6,14 +6,15 @@
 //! Scales have the type of the activation and stand in the file so: behind a Cast, an unoptimized session computes
 //! with wrong ones and says nothing (measured on 1.32).
 
+use super::dequantize::promise;
 use super::edit::Edit;
 use super::linear::{Wish, correct, framed, named, replace_vector, scaled, turned, vector};
 use super::scale_type;
 use crate::error::{Error, Result};
-use crate::graph::{Form, Site, Values, sole_consumer};
+use crate::graph::{Form, Site, sole_consumer};
 use crate::onnx::node;
 use crate::onnx::proto::{ModelProto, NodeProto, OperatorSetIdProto, tensor_proto::DataType};
-use crate::quant::{NBits, ScaleStorage, quantize};
+use crate::quant::{NBits, ScaleStorage};
 
 const DOMAIN: &str = "com.microsoft";
 
@@ -68,7 +69,7 @@ fn product(
     wish: Wish<'_>,
     key: (usize, usize),
 ) -> Result<NodeProto> {
-    let Wish { scheme, algorithm, fitted } = wish;
+    let scheme = wish.scheme;
     let (k, n) = (site.k, site.n);
     let wanted = match site.operand.delivered {
         DataType::Float16 => ScaleStorage::F16,
@@ -95,22 +96,10 @@ fn product(
         parts.push((zero_points.clone(), DataType::Uint8, vec![n, scheme.nbits_zeros(k)]));
         inputs.push(zero_points);
     }
-    let values = Values::of(edit.model, site)?;
-    let errors = edit.errors.clone();
-    let fitted = fitted.map(|fitted| fitted.quantized.clone());
-    edit.promise(
-        site.at.node,
-        parts,
-        Box::new(move || {
-            let made = match &fitted {
-                Some(made) => made.clone(),
-                None => quantize(&values.matrix()?, scheme, algorithm),
-            };
-            errors.push(key.0, key.1, made.error);
-            let made = NBits::of(&made, scheme, k, n);
-            Ok([Some(made.codes), Some(made.scales), made.zero_points].into_iter().flatten().collect())
-        }),
-    );
+    promise(edit, site, parts, wish, key, move |made| {
+        let made = NBits::of(&made, scheme, k, n);
+        [Some(made.codes), Some(made.scales), made.zero_points].into_iter().flatten().collect()
+    })?;
     let number =
         |name: &str, value: usize| node::int_attribute(name, i64::try_from(value).unwrap_or(i64::MAX));
     let attributes = vec![
