@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::fit::{self, Judges, Shared};
-use super::{Calibrated, Layer, Likeness, Steps, WIDEST};
+use super::{Calibrated, Layer, Likeness, Steps, WIDEST, runs_as_float};
 use crate::engine::{enters, rows_name};
 use crate::error::Result;
 use crate::graph::{Form, Index, Inventory, Site, Values, WeightUse, bias};
 use crate::onnx::Model;
-use crate::onnx::proto::tensor_proto::DataType;
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
 use crate::statistics::Kept;
@@ -41,7 +40,7 @@ pub fn from_statistics(
     let mut groups: BTreeMap<String, Vec<(usize, &Site)>> = BTreeMap::new();
     for (number, site) in inventory.sites.iter().enumerate() {
         let usable =
-            site.form != Form::Gather && enters(model, site) && site.operand.delivered == DataType::Float;
+            site.form != Form::Gather && enters(model, site) && runs_as_float(site);
         if usable && by_site.contains_key(&number) {
             groups.entry(activation(model, site)).or_default().push((number, site));
         }

@@ -236,6 +236,11 @@ pub fn calibrate(
     Ok(walk.found)
 }
 
+/// Whether the runtime computes a site in float32: half precision is widened.
+fn runs_as_float(site: &Site) -> bool {
+    matches!(site.operand.delivered, DataType::Float | DataType::Float16 | DataType::Bfloat16)
+}
+
 /// The layers whose activations the walk does not see.
 fn unreached(model: &Model, inventory: &Inventory, wishes: &HashMap<usize, Wish>) -> Vec<Layer> {
     let mut sites: Vec<_> = wishes.iter().filter(|(_, wish)| wish.wants_statistics()).collect();
@@ -282,11 +287,8 @@ impl Walk<'_> {
     fn site(&self, cut: &Cut) -> Result<&Site> {
         let site = self.inventory.sites.get(cut.site);
         let site = site.ok_or_else(|| Error::format("site", "is not in the model"))?;
-        if site.operand.delivered != DataType::Float {
-            return Err(Error::unsupported(
-                "runtime",
-                "weights that are delivered in another type than float32",
-            ));
+        if !runs_as_float(site) {
+            return Err(Error::unsupported("runtime", "weights that are delivered in float64"));
         }
         Ok(site)
     }
