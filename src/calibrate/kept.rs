@@ -39,8 +39,7 @@ pub fn from_statistics(
     }
     let mut groups: BTreeMap<String, Vec<(usize, &Site)>> = BTreeMap::new();
     for (number, site) in inventory.sites.iter().enumerate() {
-        let usable =
-            site.form != Form::Gather && enters(model, site) && runs_as_float(site);
+        let usable = site.form != Form::Gather && enters(model, site) && runs_as_float(site);
         if usable && by_site.contains_key(&number) {
             groups.entry(activation(model, site)).or_default().push((number, site));
         }

@@ -6,7 +6,10 @@ mod fit;
 mod generate;
 mod influence;
 mod kept;
+mod made;
+mod reach;
 mod rows;
+mod runs;
 mod table;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use rayon::prelude::*;
 
 use crate::data::Sample;
-use crate::engine::{Cut, Run, Stages, Value, enters, round_rows};
+use crate::engine::{Cut, Stages, enters};
 use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Inventory, Site, Values, WeightUse, bias};
 use crate::linalg;
@@ -24,9 +27,11 @@ use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Quantized, Scheme, compensate};
 use crate::sensitivity::{decoded, decoded_blocks};
-use crate::statistics::{Parts, Sums};
+use crate::statistics::Parts;
 
-use rows::Rows;
+use made::{Linear, Made};
+use reach::{Parties, Reach};
+use runs::{Pair, Runs};
 
 pub use generate::{PASSES, generate};
 pub use influence::{Change, Effect, influence};
@@ -50,7 +55,9 @@ pub fn weight_beside(real: usize) -> usize {
     (real / ONE_BESIDE).max(missing).max(LEAST_ROWS.saturating_sub(real))
 }
 /// Wider activations than this have no statistics: their moments would take too long to factor.
-const WIDEST: usize = 12_288;
+pub const WIDEST: usize = 12_288;
+/// Why a wider layer is not fitted.
+const TOO_WIDE: &str = "its inputs are too many for statistics (more than 12288, or than --max-memory holds)";
 /// Why a layer is not fitted, after its name.
 const UNREACHED: &str = "stands in a body, which calibration does not enter";
 
@@ -133,12 +140,6 @@ pub struct Layer {
     pub fallback: Option<&'static str>,
 }
 
-/// Two runs of one sample; `rewritten` is absent while it is the same.
-struct Pair {
-    original: Run,
-    rewritten: Option<Run>,
-}
-
 /// What the plan asks of a site.
 struct Wish {
     decision: usize,
@@ -161,6 +162,17 @@ pub struct Material<'a> {
     pub likeness: Likeness,
     /// Samples made up beside them, which widen the statistics and judge a fit only where the others are too few to.
     pub beside: &'a [Sample],
+    /// How much of it is in memory.
+    pub limits: Limits,
+}
+
+/// How much calibration has in memory at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Samples whose activations are in memory; those of the others wait in a temporary file.
+    pub samples_at_once: usize,
+    /// The widest activation of which there are statistics.
+    pub widest: usize,
 }
 
 /// Walks samples through `model` and fits the weights that `plan` wants fitted to statistics.
@@ -184,52 +196,47 @@ pub fn calibrate(
         return Err(Error::unsupported("calibration", format!("every linear layer {UNREACHED}")));
     }
     let stages = Stages::new(model, inventory, output)?;
-    let Material { samples, likeness, beside } = material;
-    let all = || samples.iter().chain(beside);
+    let Material { samples, likeness, beside, limits } = material;
+    let all: Vec<&Sample> = samples.iter().chain(beside).collect();
+    let judge =
+        |at: usize| (at < samples.len()) == (samples.len() >= LEAST_SAMPLES) && at % HOLD_OUT == HOLD_OUT - 1;
+    let parties = Parties {
+        masks: all.iter().map(|sample| sample.mask()).collect(),
+        held_out: (0..all.len()).map(judge).collect(),
+        given: samples.len(),
+    };
+    let mut runs = Runs::new(all, limits.samples_at_once);
     let mut walk = Walk {
         model,
         index: Index::new(model.graph(), model.proto.ir_version()),
         inventory,
         likeness,
         steps,
+        widest: limits.widest,
         keep,
+        made_up: !beside.is_empty(),
         wishes,
-        masks: all().map(Sample::mask).collect(),
-        held_out: (0..samples.len() + beside.len())
-            .map(|at| {
-                (at < samples.len()) == (samples.len() >= LEAST_SAMPLES) && at % HOLD_OUT == HOLD_OUT - 1
-            })
-            .collect(),
-        given: samples.len(),
-        pairs: all()
-            .map(|sample| Ok(Pair { original: stages.start(sample)?, rewritten: None }))
-            .collect::<Result<_>>()?,
         found: Calibrated { samples: samples.len(), ..Calibrated::default() },
     };
     progress.stage("calibrating", stages.list.len() as u64);
+    let mut made = Vec::new();
     for (at, stage) in stages.list.iter().enumerate() {
-        if progress.cancelled() {
-            return Err(Error::interrupted());
-        }
-        walk.pairs.par_iter_mut().try_for_each(|pair| {
-            stages.advance(at, &mut pair.original)?;
-            pair.rewritten.as_mut().map_or(Ok(()), |run| stages.advance(at, run))
-        })?;
-        let mut groups: BTreeMap<usize, Vec<&Cut>> = BTreeMap::new();
-        for cut in &stage.cuts {
-            let first = stage.cuts.iter().position(|other| other.input == cut.input).unwrap_or(0);
-            groups.entry(first).or_default().push(cut);
-        }
-        for cuts in groups.values() {
-            walk.group(cuts)?;
-        }
-        for pair in &mut walk.pairs {
-            stages.finish(at, &mut pair.original);
-            if let Some(run) = &mut pair.rewritten {
-                stages.finish(at, run);
+        let mut reaches = walk.reaches(&stage.cuts)?;
+        runs.visit(&stages, |range, pairs| {
+            if progress.cancelled() {
+                return Err(Error::interrupted());
             }
-        }
+            made.iter().try_for_each(|made: &Made<'_>| made.put(pairs))?;
+            pairs.par_iter_mut().flat_map_iter(Pair::each).try_for_each(|run| {
+                if let Some(before) = at.checked_sub(1) {
+                    stages.finish(before, run);
+                }
+                stages.advance(at, run)
+            })?;
+            reaches.iter_mut().try_for_each(|reach| reach.add(&range, pairs, &parties, steps.kernel))
+        })?;
         stages.forget(at);
+        made = walk.make(&stage.cuts, reaches)?;
         progress.advance(1);
     }
     walk.found.layers.extend(unreached);
@@ -273,13 +280,11 @@ struct Walk<'a> {
     inventory: &'a Inventory,
     likeness: Likeness,
     steps: Steps,
+    widest: usize,
     keep: bool,
+    /// Whether there are samples made up beside the given ones.
+    made_up: bool,
     wishes: HashMap<usize, Wish>,
-    masks: Vec<Option<Vec<bool>>>,
-    held_out: Vec<bool>,
-    /// Samples that were given; those made up beside them follow.
-    given: usize,
-    pairs: Vec<Pair>,
     found: Calibrated,
 }
 
@@ -293,53 +298,8 @@ impl Walk<'_> {
         Ok(site)
     }
 
-    /// Makes the cuts that share an input.
-    fn group(&mut self, cuts: &[&Cut]) -> Result<()> {
-        let (tables, linears): (Vec<&Cut>, Vec<&Cut>) = cuts.iter().copied().partition(|cut| {
-            self.inventory.sites.get(cut.site).is_some_and(|site| site.form == Form::Gather)
-        });
-        for cut in tables {
-            self.table(cut)?;
-        }
-        if linears.is_empty() {
-            return Ok(());
-        }
-        let width = self.site(linears[0])?.k;
-        let original = self.rows(linears[0], width, false)?;
-        if self.keep && width <= WIDEST {
-            let parts = self.statistics(&original, &original);
-            self.found.kept.insert(linears[0].input.clone(), parts);
-        }
-        let apart = self.pairs.iter().any(|pair| pair.rewritten.is_some());
-        let rewritten = if apart { Some(self.rows(linears[0], width, true)?) } else { None };
-
-        // The deployed kernel rounds activations by block: what a weight sees depends on its block.
-        let mut by_block: BTreeMap<Option<usize>, Vec<&Cut>> = BTreeMap::new();
-        for cut in linears {
-            by_block.entry(self.scheme(cut).map(|(scheme, _)| scheme.block)).or_default().push(cut);
-        }
-        for (block, cuts) in by_block {
-            let Some(block) = block else {
-                for cut in cuts {
-                    self.float(cut, &original, rewritten.as_ref())?;
-                }
-                continue;
-            };
-            let mut seen = rewritten.as_ref().unwrap_or(&original).clone();
-            if self.steps.kernel {
-                seen.values.par_chunks_mut(width.max(1)).for_each(|row| round_rows(row, width, block));
-            }
-            let wanted =
-                |cut: &Cut| self.scheme(cut).is_some_and(|(_, algorithm)| algorithm.wants_statistics());
-            let statistics = if cuts.iter().any(|cut| wanted(cut)) && width <= WIDEST {
-                Some(self.statistics(&seen, &original))
-            } else {
-                None
-            };
-            self.found.rows = self.found.rows.max(statistics.as_ref().map_or(0, |(sums, _)| sums.rows()));
-            self.blocked(&cuts, &original, &seen, statistics)?;
-        }
-        Ok(())
+    fn is_table(&self, cut: &Cut) -> bool {
+        self.inventory.sites.get(cut.site).is_some_and(|site| site.form == Form::Gather)
     }
 
     /// Scheme and algorithm of a blocked weight.
@@ -350,158 +310,99 @@ impl Walk<'_> {
         }
     }
 
-    /// Sums over the rows that take part, and over those held out.
-    fn statistics(&self, seen: &Rows, original: &Rows) -> Parts {
-        let sums = |chosen: &dyn Fn(usize) -> bool| {
-            let mut sums = Sums::new(seen.width);
-            sums.add(&seen.counted(&self.masks, chosen), &original.counted(&self.masks, chosen));
-            sums
-        };
-        let held = |at: usize| self.held_out.get(at) == Some(&true);
-        let (mut train, mut judging) =
-            (sums(&|at| at < self.given && !held(at)), sums(&|at| at < self.given && held(at)));
-        if self.pairs.len() == self.given {
-            return (train, judging);
-        }
-        let weight = weight_beside(train.rows() + judging.rows());
-        let (mut made, mut made_judging) =
-            (sums(&|at| at >= self.given && !held(at)), sums(&|at| at >= self.given && held(at)));
-        let all = made.rows() + made_judging.rows();
-        for part in [&mut made, &mut made_judging] {
-            part.weigh_as((part.rows() * weight).checked_div(all).unwrap_or(0).min(part.rows()));
-        }
-        train.merge(&made);
-        judging.merge(&made_judging);
-        (train, judging)
-    }
-
-    fn rows(&self, cut: &Cut, width: usize, rewritten: bool) -> Result<Rows> {
-        let values: Option<Vec<&Value>> = self
-            .pairs
-            .iter()
-            .map(|pair| {
-                let run = if rewritten {
-                    pair.rewritten.as_ref().unwrap_or(&pair.original)
-                } else {
-                    &pair.original
-                };
-                run.get(&cut.input)
-            })
-            .collect();
-        let known = values.and_then(|values| Rows::of(&values, width));
-        known.ok_or_else(|| {
-            Error::unsupported("runtime", format!("activations '{}' are not rows of {width}", cut.input))
-        })
-    }
-
-    /// Fits the cuts that share an input and a block, and hands their products on.
-    fn blocked(
-        &mut self,
-        cuts: &[&Cut],
-        original: &Rows,
-        seen: &Rows,
-        statistics: Option<(Sums, Sums)>,
-    ) -> Result<()> {
-        let mut shared = fit::Shared::new(statistics);
-        let masks = &self.masks;
-        let held = |at: usize| self.held_out.get(at) == Some(&true);
-        let judges = fit::Judges::Rows(seen.counted(masks, &held), original.counted(masks, &held));
-        for cut in cuts {
-            let site = self.site(cut)?;
-            let Some((scheme, algorithm)) = self.scheme(cut) else { continue };
-            let values = Values::of(self.model, site)?;
-            let matrix = values.matrix()?;
-            let (k, n) = (site.k, site.n);
-            let weight = matrix.values();
-            // Moments about the mean are right only where the bias takes the mean over.
-            let centred = self.steps.bias && bias(&self.index, site).is_some();
-            let outcome = fit::fit(
-                &matrix,
-                &weight,
-                scheme,
-                algorithm,
-                centred,
-                self.likeness,
-                self.steps,
-                &mut shared,
-                &judges,
-            );
-            let back = decoded_blocks(&outcome.fitted.quantized, scheme, k, n)
-                .ok_or_else(|| Error::format("weight", "its codes cannot be read back"))?;
-            let products = seen.products(&back, n, outcome.fitted.shift.as_deref());
-            let reference = original.products(&weight, n, None);
-            self.hand_on(cut, &reference, self.steps.sequential.then_some(&products));
-            if let Some(wish) = self.wishes.get(&cut.site) {
-                self.found.layers.push(Layer {
-                    decision: wish.decision,
-                    algorithm: outcome.algorithm,
-                    errors: outcome.errors,
-                    fallback: outcome.fallback,
-                });
-                if outcome.algorithm != "search" || outcome.fitted.shift.is_some() {
-                    self.found.fitted.insert((wish.decision, wish.usage), outcome.fitted);
-                }
+    /// What is to be summed up for the linears among `cuts`, by their input.
+    fn reaches<'c>(&self, cuts: &'c [Cut]) -> Result<Vec<Reach<'c>>> {
+        let mut by_input: Vec<(&str, Reach<'c>)> = Vec::new();
+        for cut in cuts.iter().filter(|cut| !self.is_table(cut)) {
+            let width = self.site(cut)?.k;
+            let narrow = width <= self.widest;
+            let at = by_input.iter().position(|(input, _)| *input == cut.input).unwrap_or_else(|| {
+                let reach = Reach::new(&cut.input, width, self.keep && narrow, self.made_up);
+                by_input.push((&cut.input, reach));
+                by_input.len() - 1
+            });
+            let scheme = self.scheme(cut);
+            let wanted = narrow && scheme.is_some_and(|(_, algorithm)| algorithm.wants_statistics());
+            if let Some((_, reach)) = by_input.get_mut(at) {
+                reach.join(cut, scheme.map(|(scheme, _)| scheme.block), wanted, self.made_up);
             }
         }
-        Ok(())
+        Ok(by_input.into_iter().map(|(_, reach)| reach).collect())
     }
 
-    /// A linear that stays float.
-    fn float(&mut self, cut: &Cut, original: &Rows, rewritten: Option<&Rows>) -> Result<()> {
+    /// Chooses the weights of a stage.
+    fn make<'c>(&mut self, cuts: &'c [Cut], reaches: Vec<Reach<'c>>) -> Result<Vec<Made<'c>>> {
+        let mut made = Vec::new();
+        for cut in cuts.iter().filter(|cut| self.is_table(cut)) {
+            made.push(self.table(cut)?);
+        }
+        for mut reach in reaches {
+            self.found.kept.extend(reach.take_kept());
+            let width = reach.width;
+            for (block, mut group) in std::mem::take(&mut reach.groups) {
+                let input = group.cuts.first().map_or("", |cut| cut.input.as_str());
+                let (sums, judges) = group.take();
+                self.found.rows = self.found.rows.max(sums.as_ref().map_or(0, |(sums, _)| sums.rows()));
+                let mut shared = fit::Shared::new(sums);
+                let list = group.cuts.into_iter().map(|cut| self.linear(cut, &mut shared, &judges));
+                let list = list.collect::<Result<_>>()?;
+                made.push(Made::Linears { input, width, block: block.filter(|_| self.steps.kernel), list });
+            }
+        }
+        Ok(made)
+    }
+
+    /// Fits the weight of a linear, if it is blocked.
+    fn linear<'c>(
+        &mut self,
+        cut: &'c Cut,
+        shared: &mut fit::Shared,
+        judges: &fit::Judges,
+    ) -> Result<Linear<'c>> {
         let site = self.site(cut)?;
-        let n = site.n;
-        let weight = Values::of(self.model, site)?.matrix()?.values();
-        let reference = original.products(&weight, n, None);
-        let products = rewritten.map(|rows| rows.products(&weight, n, None));
-        self.hand_on(cut, &reference, products.as_ref());
-        Ok(())
+        let values = Values::of(self.model, site)?;
+        let matrix = values.matrix()?;
+        let (k, n) = (site.k, site.n);
+        let weight = matrix.values();
+        let Some((scheme, algorithm)) = self.scheme(cut) else {
+            return Ok(Linear { cut, n, weight, back: None });
+        };
+        // Moments about the mean are right only where the bias takes the mean over.
+        let centred = self.steps.bias && bias(&self.index, site).is_some();
+        let mut outcome =
+            fit::fit(&matrix, &weight, scheme, algorithm, centred, self.likeness, self.steps, shared, judges);
+        if k > self.widest && algorithm.wants_statistics() {
+            outcome.fallback = Some(TOO_WIDE);
+        }
+        let back = decoded_blocks(&outcome.fitted.quantized, scheme, k, n)
+            .ok_or_else(|| Error::format("weight", "its codes cannot be read back"))?;
+        let back = self.steps.sequential.then(|| (back, outcome.fitted.shift.clone()));
+        if let Some(wish) = self.wishes.get(&cut.site) {
+            self.found.layers.push(Layer {
+                decision: wish.decision,
+                algorithm: outcome.algorithm,
+                errors: outcome.errors,
+                fallback: outcome.fallback,
+            });
+            if outcome.algorithm != "search" || outcome.fitted.shift.is_some() {
+                self.found.fitted.insert((wish.decision, wish.usage), outcome.fitted);
+            }
+        }
+        Ok(Linear { cut, n, weight, back })
     }
 
     /// The rows of a table, as stored and as it comes back.
-    fn table(&mut self, cut: &Cut) -> Result<()> {
+    fn table<'c>(&self, cut: &'c Cut) -> Result<Made<'c>> {
         let site = self.site(cut)?;
-        let (k, n) = (site.k, site.n);
         let values = Values::of(self.model, site)?;
         let matrix = values.matrix()?;
-        let table = matrix.values();
         let back = match self.wishes.get(&cut.site).map(|wish| wish.encoding) {
             Some(encoding) if self.steps.sequential => {
                 encoding.candidate().and_then(|(candidate, algorithm)| decoded(&matrix, candidate, algorithm))
             }
             _ => None,
         };
-        let gather = |run: &Run, values: &[f32]| table::rows(run, cut, values, (k, n));
-        let lost = || {
-            Error::unsupported("runtime", format!("ids '{}' lie outside their table of {k} rows", cut.input))
-                .help("the samples are for another model, or made with another tokenizer")
-        };
-        for pair in &mut self.pairs {
-            if back.is_some() && pair.rewritten.is_none() {
-                pair.rewritten = Some(pair.original.clone());
-            }
-            if let Some(run) = &mut pair.rewritten {
-                let value = gather(run, back.as_deref().unwrap_or(&table)).ok_or_else(lost)?;
-                run.put(&cut.output, value);
-            }
-            let value = gather(&pair.original, &table).ok_or_else(lost)?;
-            pair.original.put(&cut.output, value);
-        }
-        Ok(())
-    }
-
-    /// Puts the products into the runs.
-    fn hand_on(&mut self, cut: &Cut, reference: &rows::Products, rewritten: Option<&rows::Products>) {
-        self.pairs.par_iter_mut().enumerate().for_each(|(at, pair)| {
-            if let Some(products) = rewritten {
-                let run = pair.rewritten.get_or_insert_with(|| pair.original.clone());
-                if let Some(value) = products.value(at) {
-                    run.put(&cut.output, value);
-                }
-            }
-            if let Some(value) = reference.value(at) {
-                pair.original.put(&cut.output, value);
-            }
-        });
+        Ok(Made::Table { cut, sizes: (site.k, site.n), table: matrix.values(), back })
     }
 }
 

@@ -46,6 +46,12 @@ impl Rows {
         Some(rows)
     }
 
+    /// Rounds every row, given with its width.
+    pub fn round(&mut self, rounded: impl Fn(&mut [f32], usize) + Sync) {
+        let width = self.width;
+        self.values.par_chunks_mut(width.max(1)).for_each(|row| rounded(row, width));
+    }
+
     /// The rows of the chosen samples that are no padding.
     pub fn counted(&self, masks: &[Option<Vec<bool>>], chosen: &dyn Fn(usize) -> bool) -> Vec<f32> {
         let mut taken = Vec::new();

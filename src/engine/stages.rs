@@ -18,7 +18,7 @@ use crate::onnx::{Checked, Model, node, tensor, walk};
 
 /// The values of one sample's run that are still needed, by name.
 #[derive(Debug, Clone, Default)]
-pub struct Run(HashMap<String, Value>);
+pub struct Run(pub(super) HashMap<String, Value>);
 
 /// A site whose activation (or ids) a stage makes known.
 #[derive(Debug, Clone, PartialEq, Eq)]

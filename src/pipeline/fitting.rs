@@ -41,8 +41,6 @@ pub(super) struct Fitting<'a> {
     kept: Option<(Kept, report::StatisticsFile)>,
     /// Why there are no statistics where they were wanted.
     reason: Option<String>,
-    /// Samples that there were, where memory does not hold what all of them need.
-    thinned_from: Option<usize>,
     /// Samples that were left out because they hold NaN, of how many.
     no_numbers: Option<(usize, usize)>,
 }
@@ -82,7 +80,6 @@ impl<'a> Fitting<'a> {
             calibrated: Calibrated::default(),
             kept,
             reason: None,
-            thinned_from: None,
             no_numbers,
         })
     }
@@ -146,21 +143,10 @@ impl<'a> Fitting<'a> {
         progress: &dyn Progress,
     ) -> Result<Calibrated> {
         let output = output_of(self.options, model, known)?;
-        let (mut samples, likeness) = match self.samples.take() {
+        let (samples, likeness) = match self.samples.take() {
             Some(known) => known,
             None => self.made_up(model, known, &output.name, None, progress)?,
         };
-        let count = samples.list.len();
-        let affordable = memory::affordable(model, known, &samples.list, self.options.max_memory);
-        if affordable < count {
-            self.thinned_from = Some(count);
-            let mut at = 0;
-            samples.list.retain(|_| {
-                at += 1;
-                // One of each of so many stretches of the same length.
-                (at * affordable) / count > ((at - 1) * affordable) / count
-            });
-        }
         let beside = match self.beside.take() {
             Some(known) => known,
             None if samples.are_real() && self.options.steps.beside => {
@@ -170,8 +156,10 @@ impl<'a> Fitting<'a> {
         };
         let keep = self.keeps();
         let (samples, likeness) = self.samples.insert((samples, likeness));
-        let material =
-            Material { samples: &samples.list, likeness: *likeness, beside: self.beside.insert(beside) };
+        let beside = self.beside.insert(beside);
+        let limits =
+            memory::limits(model, known, samples.list.iter().chain(&*beside), self.options.max_memory);
+        let material = Material { samples: &samples.list, likeness: *likeness, beside, limits };
         calibrate(model, known, plan, material, self.options.steps, keep, &output.name, progress)
     }
 
@@ -309,16 +297,6 @@ impl<'a> Fitting<'a> {
         let count = mine.list.len();
         (count < LEAST_SAMPLES && self.reason.is_none()).then(|| {
             format!("{count} calibration samples are few: made-up ones count more than they do, a few hundred would be plenty")
-        })
-    }
-
-    /// A warning where not all samples were used.
-    pub fn thinned(&self) -> Option<String> {
-        let used = self.samples.as_ref()?.0.list.len();
-        self.thinned_from.map(|count| {
-            format!(
-                "{used} of {count} calibration samples were used: memory does not hold more (--max-memory)"
-            )
         })
     }
 

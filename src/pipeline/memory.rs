@@ -1,5 +1,6 @@
 //! Whether running both models fits into memory.
 
+use crate::calibrate::{Limits, WIDEST};
 use crate::data::Sample;
 use crate::graph::{Form, Inventory};
 use crate::onnx::Model;
@@ -8,8 +9,9 @@ use crate::onnx::Model;
 /// rounded and summed up, and the widest product (measured: 1.8 GB for 24 000 rows of 1536).
 const HELD_INPUTS: u64 = 8;
 const HELD_PRODUCTS: u64 = 4;
-/// Calibration takes no fewer samples.
-const LEAST_SAMPLES: usize = 16;
+/// Bytes of second moments, as sums, damped and factored, for each pair of inputs of a linear (see
+/// [`crate::quant::compensate::Prepared`]: the factorization is in float64).
+const MOMENTS: u64 = 128;
 
 /// Positions of a sample that is not made yet.
 const POSITIONS: u64 = 512;
@@ -35,20 +37,30 @@ pub(super) fn too_large(
     })
 }
 
-/// How many of `samples`, which are walked at the same time, calibration can take within `limit` bytes.
-pub(super) fn affordable(model: &Model, known: &Inventory, samples: &[Sample], limit: u64) -> usize {
+/// What calibration on `samples` may have in memory at a time for `limit` bytes in all: second moments take no more than
+/// half of what the weights leave, activations the rest.
+pub(super) fn limits<'s>(
+    model: &Model,
+    known: &Inventory,
+    samples: impl Iterator<Item = &'s Sample>,
+    limit: u64,
+) -> Limits {
     let linears = || known.sites.iter().filter(|site| site.form != Form::Gather);
+    let left = limit.saturating_sub(weights(model, known).saturating_mul(2));
+    let moments = |k: usize| (k as u64).saturating_mul(k as u64).saturating_mul(MOMENTS);
+    let narrow = |k: &usize| *k <= WIDEST && moments(*k) <= left / 2;
+    let widest = linears().map(|site| site.k).filter(narrow).max().unwrap_or(0);
+
+    let left = left.saturating_sub(moments(widest));
     let inputs = linears().map(|site| site.k as u64).max().unwrap_or(1);
     let products = linears().map(|site| site.n as u64).max().unwrap_or(1);
-    let rows = samples.iter().map(positions).fold(0u64, u64::saturating_add);
     let row = inputs.saturating_mul(HELD_INPUTS).saturating_add(products.saturating_mul(HELD_PRODUCTS));
-    let needed = rows.saturating_mul(row).saturating_mul(4);
-    let left = limit.saturating_sub(weights(model, known).saturating_mul(2));
-    if needed <= left {
-        return samples.len();
-    }
-    let share = left as f64 / needed as f64;
-    ((samples.len() as f64 * share) as usize).max(LEAST_SAMPLES).min(samples.len())
+    let (count, rows) = samples
+        .fold((0usize, 0u64), |(count, rows), sample| (count + 1, rows.saturating_add(positions(sample))));
+    let needed = rows.saturating_mul(row).saturating_mul(4).max(1);
+    let samples_at_once =
+        if needed <= left { count } else { (count as f64 * (left as f64 / needed as f64)) as usize };
+    Limits { samples_at_once: samples_at_once.max(1), widest }
 }
 
 /// Bytes of the weights in float32.
@@ -112,16 +124,17 @@ mod tests {
     }
 
     #[test]
-    fn calibration_takes_the_share_of_the_samples_that_memory_holds() {
+    fn calibration_has_as_much_in_memory_as_the_limit_leaves() {
         let model = linear(DataType::Float, 8192);
         let known = inventory(&model);
         let x = Array { data_type: DataType::Float, shape: vec![1, 10, 64], bytes: vec![0; 2560].into() };
-        let samples = vec![Sample { inputs: vec![("x".to_owned(), x)], label: Label::None }; 100];
-        let all = 100 * 10 * 4 * (64 * HELD_INPUTS + 32 * HELD_PRODUCTS);
-        let weights = 2 * 8192;
-        assert_eq!(affordable(&model, &known, &samples, weights + all), 100);
-        assert_eq!(affordable(&model, &known, &samples, weights + all / 2), 50);
-        assert_eq!(affordable(&model, &known, &samples, 0), LEAST_SAMPLES);
-        assert_eq!(affordable(&model, &known, &samples[..3], 0), 3);
+        let samples = vec![Sample { inputs: vec![("x".to_owned(), x)], label: Label::None }; 1000];
+        let limits = |limit| limits(&model, &known, samples.iter(), limit);
+        let all = 1000 * 10 * 4 * (64 * HELD_INPUTS + 32 * HELD_PRODUCTS);
+        let (weights, moments) = (2 * 8192, 64 * 64 * MOMENTS);
+        assert_eq!(limits(weights + moments + all), Limits { samples_at_once: 1000, widest: 64 });
+        assert_eq!(limits(weights + moments + all / 2), Limits { samples_at_once: 500, widest: 64 });
+        assert_eq!(limits(weights + 2 * moments - 2), Limits { samples_at_once: 40, widest: 0 });
+        assert_eq!(limits(0), Limits { samples_at_once: 1, widest: 0 });
     }
 }

@@ -215,7 +215,6 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     report.warnings.extend(costs.as_ref().and_then(Costs::warning));
     report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
-    report.warnings.extend(fitting.thinned());
     report.warnings.extend(fitting.few());
     report.warnings.extend(fitting.left_out());
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {

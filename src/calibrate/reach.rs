@@ -1,0 +1,199 @@
+//! What reaches the linears that share an input, summed up batch by batch.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::fit::Judges;
+use super::rows::Rows;
+use super::runs::Pair;
+use super::weight_beside;
+use crate::engine::{Cut, Value, round_rows};
+use crate::error::{Error, Result};
+use crate::statistics::{Parts, Sums};
+
+/// Values of held-out rows that are kept to judge by, of each network.
+const MOST_JUDGED: usize = 16 << 20;
+
+/// Which samples are which.
+pub(super) struct Parties {
+    /// By sample, which positions count.
+    pub masks: Vec<Option<Vec<bool>>>,
+    /// By sample, whether it judges.
+    pub held_out: Vec<bool>,
+    /// Samples that were given; those made up beside them follow.
+    pub given: usize,
+}
+
+impl Parties {
+    fn holds_out(&self, at: usize) -> bool {
+        self.held_out.get(at) == Some(&true)
+    }
+}
+
+/// The linears that share an input.
+pub(super) struct Reach<'a> {
+    pub width: usize,
+    /// By the block in which the kernel rounds: what a weight sees depends on it. Without one are linears that stay
+    /// float.
+    pub groups: BTreeMap<Option<usize>, Group<'a>>,
+    /// Of the original network, where they are to be kept.
+    kept: Option<Seen>,
+    input: &'a str,
+}
+
+/// Linears that see the same rows.
+pub(super) struct Group<'a> {
+    pub cuts: Vec<&'a Cut>,
+    seen: Option<Seen>,
+}
+
+/// Sums over the rows of a batch after another.
+struct Seen {
+    train: Sums,
+    judging: Sums,
+    /// The same over samples made up beside.
+    made: Option<(Sums, Sums)>,
+    judges: (Vec<f32>, Vec<f32>),
+}
+
+/// The rows that reach a cut in a batch.
+pub(super) struct Both {
+    pub original: Rows,
+    /// Absent while they are the same.
+    pub rewritten: Option<Rows>,
+}
+
+impl Both {
+    /// The rows at `input`, of `width` each.
+    ///
+    /// # Errors
+    /// An activation of another form.
+    pub fn of(pairs: &[Pair], input: &str, width: usize) -> Result<Self> {
+        let rows = |values: Option<Vec<&Value>>| {
+            values.and_then(|values| Rows::of(&values, width)).ok_or_else(|| {
+                Error::unsupported("runtime", format!("activations '{input}' are not rows of {width}"))
+            })
+        };
+        let original = rows(pairs.iter().map(|pair| pair.original.get(input)).collect())?;
+        let apart = pairs.iter().any(|pair| pair.rewritten.is_some());
+        let rewritten = || rows(pairs.iter().map(|pair| pair.rewritten().get(input)).collect());
+        Ok(Self { original, rewritten: apart.then(rewritten).transpose()? })
+    }
+
+    /// What the weight sees: the kernel rounds by `block`, if it does.
+    pub fn seen(&self, block: Option<usize>) -> Rows {
+        let mut seen = self.rewritten.as_ref().unwrap_or(&self.original).clone();
+        if let Some(block) = block {
+            seen.round(|row, width| round_rows(row, width, block));
+        }
+        seen
+    }
+}
+
+impl<'a> Reach<'a> {
+    /// Nothing yet at `input`, of `width`; `keep` asks for the sums of the original network.
+    pub fn new(input: &'a str, width: usize, keep: bool, made: bool) -> Self {
+        Self { width, groups: BTreeMap::new(), kept: keep.then(|| Seen::new(width, made)), input }
+    }
+
+    /// Adds a linear; `wanted` asks for sums over what it sees.
+    pub fn join(&mut self, cut: &'a Cut, block: Option<usize>, wanted: bool, made: bool) {
+        let group = self.groups.entry(block).or_insert_with(|| Group { cuts: Vec::new(), seen: None });
+        group.cuts.push(cut);
+        if wanted && group.seen.is_none() {
+            group.seen = Some(Seen::new(self.width, made));
+        }
+    }
+
+    /// Adds the rows of a batch, which is of the samples `range`.
+    pub fn add(
+        &mut self,
+        range: &Range<usize>,
+        pairs: &[Pair],
+        parties: &Parties,
+        kernel: bool,
+    ) -> Result<()> {
+        if self.kept.is_none() && self.groups.values().all(|group| group.seen.is_none()) {
+            return Ok(());
+        }
+        let both = Both::of(pairs, self.input, self.width)?;
+        if let Some(kept) = &mut self.kept {
+            kept.add(range, &both.original, &both.original, parties, false);
+        }
+        for (block, group) in &mut self.groups {
+            if let Some(seen) = &mut group.seen {
+                seen.add(range, &both.seen(block.filter(|_| kernel)), &both.original, parties, true);
+            }
+        }
+        Ok(())
+    }
+
+    /// The sums of the original network, with the name of the activation.
+    pub fn take_kept(&mut self) -> Option<(String, Parts)> {
+        self.kept.take().map(|kept| (self.input.to_owned(), kept.parts().0))
+    }
+}
+
+impl Group<'_> {
+    /// The sums, and the rows that judge.
+    pub fn take(&mut self) -> (Option<Parts>, Judges) {
+        match self.seen.take() {
+            Some(seen) => {
+                let (parts, judges) = seen.parts();
+                (Some(parts), judges)
+            }
+            None => (None, Judges::Rows(Vec::new(), Vec::new())),
+        }
+    }
+}
+
+impl Seen {
+    fn new(width: usize, made: bool) -> Self {
+        let sums = || Sums::new(width);
+        Self {
+            train: sums(),
+            judging: sums(),
+            made: made.then(|| (sums(), sums())),
+            judges: Default::default(),
+        }
+    }
+
+    fn add(&mut self, range: &Range<usize>, seen: &Rows, original: &Rows, parties: &Parties, judged: bool) {
+        let masks = parties.masks.get(range.clone()).unwrap_or_default();
+        let sum = |sums: &mut Sums, chosen: &dyn Fn(usize) -> bool| {
+            let chosen = |at: usize| chosen(range.start + at);
+            sums.add(&seen.counted(masks, &chosen), &original.counted(masks, &chosen));
+        };
+        let given = |at: usize| at < parties.given;
+        sum(&mut self.train, &|at| given(at) && !parties.holds_out(at));
+        sum(&mut self.judging, &|at| given(at) && parties.holds_out(at));
+        if let Some((made, judging)) = &mut self.made {
+            sum(made, &|at| !given(at) && !parties.holds_out(at));
+            sum(judging, &|at| !given(at) && parties.holds_out(at));
+        }
+        if judged && self.judges.0.len() < MOST_JUDGED {
+            let held = |at: usize| parties.holds_out(range.start + at);
+            self.judges.0.extend(seen.counted(masks, &held));
+            self.judges.1.extend(original.counted(masks, &held));
+        }
+    }
+
+    /// Sums over the rows that take part, and over those held out; and the rows that judge.
+    fn parts(self) -> (Parts, Judges) {
+        let Self { mut train, mut judging, made, judges: (mut seen, mut original) } = self;
+        if let Some((mut made, mut made_judging)) = made {
+            let weight = weight_beside(train.rows() + judging.rows());
+            let all = made.rows() + made_judging.rows();
+            for part in [&mut made, &mut made_judging] {
+                part.weigh_as((part.rows() * weight).checked_div(all).unwrap_or(0).min(part.rows()));
+            }
+            train.merge(&made);
+            judging.merge(&made_judging);
+        }
+        let width = train.width().max(1);
+        let most = (MOST_JUDGED / width).max(1) * width;
+        seen.truncate(most);
+        original.truncate(most);
+        ((train, judging), Judges::Rows(seen, original))
+    }
+}
