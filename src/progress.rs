@@ -9,7 +9,7 @@ pub trait Progress: Sync {
         let _ = (name, total);
     }
 
-    /// `steps` more of the current stage are done.
+    /// `steps` more of the current stage are done; 0 says that a long step goes on.
     fn advance(&self, steps: u64) {
         let _ = steps;
     }

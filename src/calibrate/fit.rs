@@ -5,6 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{Fitted, Likeness, Steps, product};
+use crate::progress::Progress;
 use crate::quant::compensate::{Damping, Prepared, compensate, target};
 use crate::quant::{Algorithm, Matrix, Scheme, fit as fit_grid, quantize};
 use crate::sensitivity::decoded_blocks;
@@ -102,6 +103,7 @@ pub(super) fn fit(
     steps: Steps,
     shared: &mut Shared,
     judges: &Judges,
+    progress: &dyn Progress,
 ) -> Outcome {
     let (k, n) = (matrix.k(), matrix.n());
     let plain = |fallback| Outcome {
@@ -175,7 +177,8 @@ pub(super) fn fit(
                     .then(|| target(&own, &moments.square, &moments.drift, (k, width), DAMPINGS[damping]))
                     .flatten();
                 let aim = aim.as_deref().unwrap_or(&own);
-                let coded = compensate(&own, aim, width, 0..width, &grid, scheme, prepared, steps.codes);
+                let coded =
+                    compensate(&own, aim, width, 0..width, &grid, scheme, prepared, steps.codes, progress);
                 let values = coded.values(width, scheme.block);
                 let shift = centred.then(|| shift(&own, &values, moments, width));
                 Some((distance(&values, shift.as_deref()), damping))
@@ -203,8 +206,17 @@ pub(super) fn fit(
         .asymmetric
         .then(|| target(weight, &moments.square, &moments.drift, (k, n), DAMPINGS[chosen]))
         .flatten();
-    let coded =
-        compensate(weight, aim.as_deref().unwrap_or(weight), n, 0..n, &start, scheme, prepared, steps.codes);
+    let coded = compensate(
+        weight,
+        aim.as_deref().unwrap_or(weight),
+        n,
+        0..n,
+        &start,
+        scheme,
+        prepared,
+        steps.codes,
+        progress,
+    );
     let values = coded.values(n, scheme.block);
     let shift = centred.then(|| shift(weight, &values, moments, n));
     let quantized = coded.pack(weight, n, scheme);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use super::fit::{self, Judges, Shared};
 use super::{Calibrated, Layer, Likeness, Steps, WIDEST, runs_as_float};
 use crate::engine::{enters, rows_name};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Inventory, Site, Values, WeightUse, bias};
 use crate::onnx::Model;
 use crate::plan::{Encoding, Plan};
@@ -58,6 +58,9 @@ pub fn from_statistics(
             None => Judges::Rows(Vec::new(), Vec::new()),
         };
         for (number, site) in sites {
+            if progress.cancelled() {
+                return Err(Error::interrupted());
+            }
             let Some(&(decision, usage, scheme, algorithm)) = by_site.get(&number) else { continue };
             let values = Values::of(model, site)?;
             let matrix = values.matrix()?;
@@ -73,6 +76,7 @@ pub fn from_statistics(
                 Steps::default(),
                 &mut shared,
                 &judges,
+                progress,
             );
             layers.insert(
                 number,

@@ -231,12 +231,16 @@ pub fn calibrate(
                 if let Some(before) = at.checked_sub(1) {
                     stages.finish(before, run);
                 }
+                progress.advance(0);
                 stages.advance(at, run)
             })?;
             reaches.iter_mut().try_for_each(|reach| reach.add(&range, pairs, &parties, steps.kernel))
         })?;
         stages.forget(at);
-        made = walk.make(&stage.cuts, reaches)?;
+        made = walk.make(&stage.cuts, reaches, progress)?;
+        if progress.cancelled() {
+            return Err(Error::interrupted());
+        }
         progress.advance(1);
     }
     walk.found.layers.extend(unreached);
@@ -331,7 +335,12 @@ impl Walk<'_> {
     }
 
     /// Chooses the weights of a stage.
-    fn make<'c>(&mut self, cuts: &'c [Cut], reaches: Vec<Reach<'c>>) -> Result<Vec<Made<'c>>> {
+    fn make<'c>(
+        &mut self,
+        cuts: &'c [Cut],
+        reaches: Vec<Reach<'c>>,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Made<'c>>> {
         let mut made = Vec::new();
         for cut in cuts.iter().filter(|cut| self.is_table(cut)) {
             made.push(self.table(cut)?);
@@ -344,7 +353,7 @@ impl Walk<'_> {
                 let (sums, judges) = group.take();
                 self.found.rows = self.found.rows.max(sums.as_ref().map_or(0, |(sums, _)| sums.rows()));
                 let mut shared = fit::Shared::new(sums);
-                let list = group.cuts.into_iter().map(|cut| self.linear(cut, &mut shared, &judges));
+                let list = group.cuts.into_iter().map(|cut| self.linear(cut, &mut shared, &judges, progress));
                 let list = list.collect::<Result<_>>()?;
                 made.push(Made::Linears { input, width, block: block.filter(|_| self.steps.kernel), list });
             }
@@ -358,6 +367,7 @@ impl Walk<'_> {
         cut: &'c Cut,
         shared: &mut fit::Shared,
         judges: &fit::Judges,
+        progress: &dyn Progress,
     ) -> Result<Linear<'c>> {
         let site = self.site(cut)?;
         let values = Values::of(self.model, site)?;
@@ -369,8 +379,18 @@ impl Walk<'_> {
         };
         // Moments about the mean are right only where the bias takes the mean over.
         let centred = self.steps.bias && bias(&self.index, site).is_some();
-        let mut outcome =
-            fit::fit(&matrix, &weight, scheme, algorithm, centred, self.likeness, self.steps, shared, judges);
+        let mut outcome = fit::fit(
+            &matrix,
+            &weight,
+            scheme,
+            algorithm,
+            centred,
+            self.likeness,
+            self.steps,
+            shared,
+            judges,
+            progress,
+        );
         if k > self.widest && algorithm.wants_statistics() {
             outcome.fallback = Some(TOO_WIDE);
         }

@@ -25,6 +25,7 @@ use super::levels::Levels;
 use super::pack::pack_nibbles;
 use super::quantize::Quantized;
 use super::scheme::{Bits, Scheme};
+use crate::progress::Progress;
 
 pub use prepared::{Damping, Prepared};
 pub use target::target;
@@ -82,6 +83,7 @@ pub fn compensate(
     scheme: Scheme,
     prepared: &Prepared,
     steps: Steps,
+    progress: &dyn Progress,
 ) -> Coded {
     let k = prepared.k();
     let levels = Levels::of(scheme);
@@ -91,7 +93,13 @@ pub fn compensate(
         .map(|left| {
             let right = columns.end.min(left + STRIP);
             let mut strip = Strip::new(weight, target, n, left..right, start, scheme, &levels, k);
-            let codes = strip.solve(prepared, steps);
+            // An interrupted result is of no use to anyone.
+            let codes = if progress.cancelled() {
+                vec![0.0; k * (right - left)]
+            } else {
+                strip.solve(prepared, steps)
+            };
+            progress.advance(0);
             (strip, codes)
         })
         .collect();

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::progress::Silent;
 use crate::quant::matrix::{Element, Layout, Matrix};
 use crate::quant::{Algorithm, Emit, ScaleStorage, decode, fit, quantize};
 
@@ -51,7 +52,8 @@ fn outputs_lose_less_than_half_of_what_search_loses() {
         let scheme =
             Scheme { bits: Bits::Four, block: 32, symmetric, scales: ScaleStorage::F16, emit: Emit::Qdq };
         let start = fit(&matrix, scheme, Algorithm::Search);
-        let coded = compensate(&weight, &weight, n, 0..n, &start, scheme, &prepared, Steps::default());
+        let coded =
+            compensate(&weight, &weight, n, 0..n, &start, scheme, &prepared, Steps::default(), &Silent);
         let searched = quantize(&matrix, scheme, Algorithm::Search);
         let packed = coded.pack(&weight, n, scheme);
         let read = |made: &Quantized| {
@@ -82,8 +84,8 @@ fn some_columns_alone_come_out_as_among_all() {
     let scheme =
         Scheme { bits: Bits::Four, block: 16, symmetric: false, scales: ScaleStorage::F32, emit: Emit::Qdq };
     let start = fit(&matrix, scheme, Algorithm::Search);
-    let all = compensate(&weight, &weight, n, 0..n, &start, scheme, &prepared, Steps::default());
-    let some = compensate(&weight, &weight, n, 0..64, &start, scheme, &prepared, Steps::default());
+    let all = compensate(&weight, &weight, n, 0..n, &start, scheme, &prepared, Steps::default(), &Silent);
+    let some = compensate(&weight, &weight, n, 0..64, &start, scheme, &prepared, Steps::default(), &Silent);
     let cut: Vec<f32> = all.codes.chunks_exact(n).flat_map(|row| row[..64].to_vec()).collect();
     assert_eq!(some.codes, cut);
 }
@@ -133,7 +135,7 @@ proptest! {
         let matrix = Matrix::new(&bytes, Element::F32, Layout::row_major(k, n)).unwrap();
         let start = fit(&matrix, scheme, Algorithm::Search);
         let Some(prepared) = Prepared::new(&h, k, DAMPING) else { return Ok(()) };
-        let coded = compensate(&weight, &weight, n, 0..n, &start, scheme, &prepared, Steps::default());
+        let coded = compensate(&weight, &weight, n, 0..n, &start, scheme, &prepared, Steps::default(), &Silent);
         let levels = Levels::of(scheme);
         for code in &coded.codes {
             prop_assert!(code.fract() == 0.0 && (levels.lowest..=levels.highest).contains(code), "{code}");
