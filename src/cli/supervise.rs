@@ -85,6 +85,8 @@ fn watch(limits: &Limits, output: Option<&Path>, without_runtime: Option<&str>) 
     let mut child = {
         let mut command = Command::new(env::current_exe()?);
         command.args(env::args_os().skip(1)).env(CHILD, "1").stdin(OwnedFd::from(theirs));
+        // For want of memory the trace of one panic waits for that of the next.
+        command.env("RUST_BACKTRACE", "0");
         if let Some(why) = without_runtime {
             command.env(WITHOUT_RUNTIME, why);
         }
@@ -111,7 +113,7 @@ fn watch(limits: &Limits, output: Option<&Path>, without_runtime: Option<&str>) 
     let why = match ended {
         Ended::Itself(status) => match status.code() {
             // What Rust gives to a panic.
-            Some(101) => "panicked".to_owned(),
+            Some(101) => fate_of(&told).unwrap_or_else(|| "panicked".to_owned()),
             Some(code) => {
                 let _ = io::stderr().write_all(&told);
                 return Ok(End::Code(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))));
@@ -131,12 +133,22 @@ fn watch(limits: &Limits, output: Option<&Path>, without_runtime: Option<&str>) 
     Ok(End::Died(format!("{why} while {stage}")))
 }
 
+/// What a child that died says of want of memory.
+fn fate_of(told: &[u8]) -> Option<String> {
+    let told = String::from_utf8_lossy(told).to_lowercase();
+    let wants = ["memory allocation of", "out of memory", "cannot allocate", "alloc failed", "allocerror"];
+    wants
+        .iter()
+        .any(|words| told.contains(words))
+        .then(|| "asked for more memory than there is (--max-memory)".to_owned())
+}
+
 /// What became of a child that a signal ended.
 fn fate(status: ExitStatus, told: &[u8]) -> String {
-    let told = String::from_utf8_lossy(told);
-    if told.contains("memory allocation of") {
-        return "asked for more memory than there is (--max-memory)".to_owned();
+    if let Some(fate) = fate_of(told) {
+        return fate;
     }
+    let told = String::from_utf8_lossy(told);
     if told.contains("has overflowed its stack") {
         return "overflowed its stack".to_owned();
     }
@@ -215,12 +227,15 @@ fn become_child(limits: &Limits, output: Option<&Path>) {
             }
         });
     }
-    if let Some(bytes) = limits.max_memory.or_else(memory_of_machine) {
+    // Without the runtime the limit of running models has nothing to limit.
+    let without = env::var(WITHOUT_RUNTIME);
+    let limit = limits.max_memory.filter(|_| without.is_err());
+    if let Some(bytes) = limit.or_else(memory_of_machine) {
         // One that was set from outside holds.
         let (soft, hard) = getrlimit(Resource::RLIMIT_DATA).unwrap_or((bytes, bytes));
         let _ = setrlimit(Resource::RLIMIT_DATA, bytes.min(soft), bytes.min(hard));
     }
-    if let Ok(why) = env::var(WITHOUT_RUNTIME) {
+    if let Ok(why) = without {
         engine::switch_off(why);
     }
 }

@@ -134,7 +134,7 @@ pub fn check_target(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<
 ///
 /// # Errors
 /// The target is one of `inputs` under any name, or in a folder that is one; it exists (without `overwrite`), is a
-/// folder, or lies in a missing one.
+/// folder, a link or a device, or lies in a missing one.
 pub fn check_file(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()> {
     let shown = target.display().to_string();
     let folder = folder_of(target);
@@ -148,8 +148,15 @@ pub fn check_file(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()
     if inputs.iter().any(|input| holds(input, target)) {
         return Err(Error::caller(shown, "is an input, which efq never changes").help("choose another name"));
     }
-    if !overwrite && target.symlink_metadata().is_ok() {
-        return Err(taken(target));
+    match target.symlink_metadata() {
+        Ok(known) if !known.is_file() => {
+            let what = if known.is_symlink() { "is a link" } else { "is no regular file" };
+            return Err(
+                Error::caller(shown, format!("{what}, which efq does not replace")).help("-o names a file")
+            );
+        }
+        Ok(_) if !overwrite => return Err(taken(target)),
+        _ => {}
     }
     Ok(())
 }

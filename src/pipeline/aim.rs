@@ -23,6 +23,8 @@ const AIM_FROM_BELOW: f64 = 0.98;
 const AIM_FROM_ABOVE: f64 = 0.9;
 /// The least share of a loss that a single round aims at: so far the loss need not follow the squared error.
 const LEAST_SHARE: f64 = 0.05;
+/// Rounds in which an undecided result is raised.
+const UNDECIDED_ROUNDS: usize = 3;
 /// Each further round of a repair aims at so much less, so that there are few.
 const SHARPER: f64 = 0.7;
 
@@ -144,28 +146,43 @@ impl Workshop<'_> {
         Ok(best)
     }
 
-    /// Raises tensors while the estimate misses the target, for the least bytes that the costs predict; `costs` are
-    /// measured where they are not yet. What rules decide stays.
+    /// Raises tensors while more bytes may turn the verdict, for the least bytes that the costs predict; `costs` are
+    /// measured where they are not yet. What rules decide stays. A result that is undecided stays what it is where a few
+    /// rounds decide nothing.
     pub fn repaired(&mut self, costs: &mut Option<Costs>, mut attempt: Attempt) -> Result<Attempt> {
         let mut aim = AIM_FROM_ABOVE;
+        let mut undecided: Option<(Attempt, usize)> = None;
         while attempt.judged.misses_target() {
+            let rounds = undecided.as_ref().map_or(0, |(_, rounds)| *rounds);
+            if rounds >= UNDECIDED_ROUNDS {
+                break;
+            }
             let costs = match costs {
                 Some(costs) => costs,
                 None => costs.insert(self.costs(&attempt.plan, Scope::Raising)?),
             };
             let judged = &attempt.judged;
-            let share = if judged.is_finite() { aim * judged.target() / judged.loss() } else { 0.0 };
-            let Some((plan, steps)) =
-                costs.raised(&attempt.plan, share.clamp(LEAST_SHARE, aim), &judged.shortfall())
-            else {
-                break;
+            let share = if judged.is_finite() { aim * judged.share() } else { 0.0 };
+            let raised = costs.raised(&attempt.plan, share.clamp(LEAST_SHARE, aim), &judged.shortfall());
+            let Some((plan, steps)) = raised else { break };
+            undecided = match undecided {
+                None if judged.leaves_open() => Some((attempt, 1)),
+                known => {
+                    drop(attempt);
+                    known.map(|(first, rounds)| (first, rounds + 1))
+                }
             };
-            drop(attempt);
             attempt = self.attempt(plan)?;
             self.notes.repaired(&attempt.plan, steps, &attempt.judged);
             aim *= SHARPER;
         }
-        Ok(attempt)
+        match undecided {
+            Some((first, rounds)) if !(attempt.judged.passes() && attempt.plan.changes_anything()) => {
+                self.notes.give_up(rounds);
+                Ok(first)
+            }
+            _ => Ok(attempt),
+        }
     }
 }
 

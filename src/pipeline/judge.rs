@@ -58,15 +58,30 @@ pub(super) enum Judged {
 }
 
 impl Judged {
-    /// Whether the estimate misses the target on real samples.
+    /// Whether more bytes may turn the verdict: the target is missed, or the interval reaches beyond it though the samples
+    /// are enough to show that it is held.
     pub(super) fn misses_target(&self) -> bool {
         match self {
             Judged::Measured { verdict, .. } => {
                 let beyond = verdict.estimate.is_some_and(|estimate| estimate > verdict.target);
-                verdict.outcome != Outcome::NotVerified && (beyond || verdict.non_finite > 0)
+                verdict.outcome != Outcome::NotVerified
+                    && (beyond || self.leaves_open() || verdict.non_finite > 0)
             }
             Judged::Not(_) => false,
         }
+    }
+
+    /// Whether the interval leaves open what as many samples could decide.
+    pub(super) fn leaves_open(&self) -> bool {
+        matches!(self, Judged::Measured { verdict, .. }
+            if verdict.outcome == Outcome::Undecided
+                && verdict.floor.is_some_and(|floor| floor < verdict.target)
+                && self.loss() > verdict.target)
+    }
+
+    /// Whether the verdict is that the target is held.
+    pub(super) fn passes(&self) -> bool {
+        matches!(self, Judged::Measured { verdict, .. } if verdict.outcome == Outcome::Passed)
     }
 
     /// Whether both models were run.
@@ -79,12 +94,39 @@ impl Judged {
         !matches!(self, Judged::Measured { verdict, .. } if verdict.non_finite > 0)
     }
 
-    /// The loss in percent, 0 where it was not measured.
+    /// The loss that is held against the target: the upper end of the interval where that decides and can, else the
+    /// estimate; 0 where it was not measured.
     pub(super) fn loss(&self) -> f64 {
+        match self {
+            Judged::Measured { verdict, .. } => match (verdict.floor, verdict.interval) {
+                (Some(floor), Some(interval)) if floor < verdict.target => interval.high,
+                _ => verdict.estimate.unwrap_or(0.0),
+            },
+            Judged::Not(_) => 0.0,
+        }
+    }
+
+    /// The estimate of the loss, 0 where it was not measured.
+    pub(super) fn estimate(&self) -> f64 {
         match self {
             Judged::Measured { verdict, .. } => verdict.estimate.unwrap_or(0.0),
             Judged::Not(_) => 0.0,
         }
+    }
+
+    /// The part of [`Judged::loss`] that no plan can take away.
+    fn floor(&self) -> f64 {
+        match self {
+            Judged::Measured { verdict, .. } => {
+                verdict.floor.filter(|floor| *floor < verdict.target).unwrap_or(0.0)
+            }
+            Judged::Not(_) => 0.0,
+        }
+    }
+
+    /// What the loss may be of what it is, beside what no plan can take away.
+    pub(super) fn share(&self) -> f64 {
+        (self.target() - self.floor()) / (self.loss() - self.floor()).max(1e-12)
     }
 
     /// By how much the target is missed, as the reason of a repair.
@@ -95,7 +137,8 @@ impl Judged {
             }
             Judged::Measured { verdict, .. } => {
                 let unit = verdict.measure.unit();
-                format!("repair: a loss of {:.3} {unit} against {:.3}", self.loss(), verdict.target)
+                let what = if self.loss() > self.estimate() { "an interval up to" } else { "a loss of" };
+                format!("repair: {what} {:.3} {unit} against {:.3}", self.loss(), verdict.target)
             }
             Judged::Not(_) => String::new(),
         }
@@ -323,7 +366,8 @@ impl Ready {
             Some(Label::Class(_)) => Measure::Accuracy,
             Some(Label::Positions(_)) => Measure::Perplexity,
             _ if self.output.logits && self.width > 1 => Measure::Changed,
-            _ => Measure::Cosine,
+            _ if self.width == 1 => Measure::Concordance,
+            _ => Measure::Likeness,
         }
     }
 }

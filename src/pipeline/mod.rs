@@ -211,10 +211,15 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return Err(Error::interrupted());
     }
     let kept_all = !plan.changes_anything();
+    if let (true, Some(Budget::Size(_) | Budget::BitsPerWeight(_))) = (kept_all, budget) {
+        let what = format!("holds the whole model, {} bytes: nothing has to be quantized", model.size());
+        return Err(Error::caller("the budget", what).help("--target-size or --target-bpw with less"));
+    }
     let mut report = notes.written(&plan, &written, judged, fitted);
     report.warnings.extend(costs.as_ref().and_then(Costs::warning));
     report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
+    report.warnings.extend(notes::chance(judge.samples(), &report.validation));
     report.warnings.extend(fitting.few());
     report.warnings.extend(fitting.left_out());
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {
@@ -279,6 +284,7 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     let original = load(&options.original)?;
     let rewritten = load(&options.rewritten)?;
     same_inputs(&original, &rewritten)?;
+    not_swapped(&original, &rewritten)?;
     let known = inventory(&original);
     let samples = options.data.as_ref().map(|source| data::load(source, &original)).transpose()?;
     let asked = RewriteOptions {
@@ -289,7 +295,9 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     let mut judge = Judge::new(&asked, &original, &known, samples);
     let judged = judge.judge(&rewritten, progress)?;
     let notes = notes::Notes::new(&original, &options.settings);
-    Ok(notes.compared(&rewritten, judged))
+    let mut report = notes.compared(&rewritten, judged);
+    report.warnings.extend(notes::chance(judge.samples(), &report.validation));
+    Ok(report)
 }
 
 /// Refuses two models that cannot be fed the same samples.
@@ -309,6 +317,19 @@ fn same_inputs(original: &Model, rewritten: &Model) -> Result<()> {
     }
     let what = format!("takes {}, the original {}", names(&after), names(&before));
     Err(Error::format(rewritten.path().display().to_string(), what).help("these are two different models"))
+}
+
+/// Refuses a result of efq in the place of its original.
+fn not_swapped(original: &Model, rewritten: &Model) -> Result<()> {
+    let is_result =
+        |model: &Model| model.proto.metadata_props.iter().any(|entry| entry.key().starts_with("efq."));
+    if is_result(original) && !is_result(rewritten) {
+        let what = "was written by efq, the model after it was not";
+        return Err(
+            Error::caller(original.path().display().to_string(), what).help("the original comes first")
+        );
+    }
+    Ok(())
 }
 
 /// A result on disk, not yet under its name, read back.

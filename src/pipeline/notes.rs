@@ -1,10 +1,12 @@
 //! Writing the report: what was decided, written and measured, put into one value.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use super::Written;
 use super::inspect::distinct;
 use super::judge::Judged;
+use crate::data::{Label, Samples};
 use crate::engine::{Release, fusion};
 use crate::error::Result;
 use crate::onnx::{Checked, Layout, Model, SaveOptions, Saved};
@@ -14,6 +16,12 @@ use crate::quant::WeightError;
 use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
 use crate::rewrite::{Metadata, Rewritten};
 use crate::settings::Settings;
+use crate::validate::Measure;
+
+/// Outputs that a warning names.
+const SOME_OUTPUTS: usize = 3;
+/// The share of the way from guessing to always being right, below which a model does hardly better than guessing.
+const HARDLY: f64 = 0.1;
 
 /// What is known of a run from its start, and the repairs on the way.
 pub(super) struct Notes<'m> {
@@ -21,6 +29,8 @@ pub(super) struct Notes<'m> {
     preset: PresetNote,
     unknown_fields: Vec<String>,
     repair: Vec<Repair>,
+    /// What was tried and taken back.
+    given_up: Option<String>,
     /// Initializers that were graph inputs.
     frozen: usize,
 }
@@ -42,6 +52,7 @@ impl<'m> Notes<'m> {
                 .map(|field| format!("field {} of {}", field.number, field.message))
                 .collect(),
             repair: Vec::new(),
+            given_up: None,
             frozen: 0,
         }
     }
@@ -67,6 +78,7 @@ impl<'m> Notes<'m> {
         }
     }
 
+    /// Notes the steps of a round of repair, after which `plan` was judged so.
     pub(super) fn repaired(&mut self, plan: &Plan, steps: Vec<Step>, judged: &Judged) {
         for step in steps {
             let Some(decision) = plan.decisions.get(step.decision) else { continue };
@@ -75,10 +87,19 @@ impl<'m> Notes<'m> {
                 from: step.from.name(),
                 to: step.to.name(),
                 bytes: step.bytes,
-                loss_after: judged.loss(),
+                loss_after: judged.estimate(),
                 unit: judged.unit().to_owned(),
             });
         }
+    }
+
+    /// Takes back the repairs of so many rounds, which decided nothing.
+    pub(super) fn give_up(&mut self, rounds: usize) {
+        self.repair.clear();
+        self.given_up = Some(format!(
+            "{rounds} rounds of raising tensors did not bring the interval within the target: the result is the one before \
+             them, more samples would say more"
+        ));
     }
 
     /// The report of a dry run.
@@ -151,7 +172,8 @@ impl<'m> Notes<'m> {
     }
 
     fn report(self, action: &str, result: Option<File>, validation: Validation) -> Report {
-        let mut warnings = Vec::new();
+        let mut warnings: Vec<String> =
+            self.given_up.into_iter().chain(unjudged(self.original, &validation)).collect();
         if !self.unknown_fields.is_empty() && action != "validate" {
             warnings.push(format!(
                 "fields that ONNX does not define are dropped: {}",
@@ -180,6 +202,44 @@ impl<'m> Notes<'m> {
             warnings,
         }
     }
+}
+
+/// The outputs of which a verdict says nothing.
+fn unjudged(original: &Model, validation: &Validation) -> Option<String> {
+    let Validation::Measured { output, .. } = validation else { return None };
+    let all = &original.graph().output;
+    let others: Vec<&str> = all.iter().map(|other| other.name()).filter(|other| other != output).collect();
+    if others.is_empty() {
+        return None;
+    }
+    let more = others.len().saturating_sub(SOME_OUTPUTS);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let named = others.get(..SOME_OUTPUTS).unwrap_or(&others).join(", ");
+    Some(format!(
+        "the verdict is about 1 of {} outputs, '{output}'; not about {named}{more} (--output-name chooses another)",
+        all.len()
+    ))
+}
+
+/// What makes the labels of `samples` doubtful: an original that is right hardly more often than who always gives the
+/// commonest of them.
+pub(super) fn chance(samples: Option<&Samples>, validation: &Validation) -> Option<String> {
+    let Validation::Measured { deployed, .. } = validation else { return None };
+    let (right, _) = deployed.accuracy.filter(|_| deployed.measure == Measure::Accuracy)?;
+    let mut counts: HashMap<i64, usize> = HashMap::new();
+    for sample in &samples?.list {
+        if let Label::Class(class) = sample.label {
+            *counts.entry(class).or_default() += 1;
+        }
+    }
+    let (most, all) = (counts.values().max()?, counts.values().sum::<usize>());
+    let guessed = 100.0 * *most as f64 / all as f64;
+    (counts.len() > 1 && right < guessed + HARDLY * (100.0 - guessed)).then(|| {
+        format!(
+            "the original is right on {right:.1} % of the samples, always giving the commonest label on {guessed:.1} %: \
+             the labels, or how the inputs were made, may not be those of this model"
+        )
+    })
 }
 
 pub(super) fn file(model: &Model, path: &Path, blake3: &str) -> File {

@@ -19,7 +19,7 @@ pub(super) enum Evidence {
     Shares { sum: f64, n: f64 },
     /// Differences of mean negative log-likelihood, in nats.
     LogRatio(Moments),
-    /// 1 − cosine.
+    /// 1 − likeness, or 1 − concordance.
     Distance(Moments),
 }
 
@@ -43,10 +43,11 @@ impl Evidence {
                 Self::Shares { sum: used.iter().map(share).sum(), n }
             }
             Measure::Perplexity => Self::LogRatio(Moments::of(&linearized(&used))),
-            Measure::Cosine => {
-                let distances: Vec<f64> = used.iter().map(|score| 1.0 - score.cosine).collect();
+            Measure::Likeness => {
+                let distances: Vec<f64> = used.iter().map(|score| 1.0 - score.likeness).collect();
                 Self::Distance(Moments::of(&distances))
             }
+            Measure::Concordance => Self::Distance(Moments::of(&discordance(&used))),
         })
     }
 
@@ -82,7 +83,7 @@ impl Evidence {
             Self::Pairs { lost, gained, n } => Some(pairs(lost, gained, n).map(percent)),
             Self::Shares { sum, n } => Some(shares(sum, n).map(percent)),
             Self::LogRatio(moments) => mean(&moments).map(|interval| interval.map(percent_more)),
-            // No cosine is above 1 or below −1.
+            // No likeness is above 1 or below −1.
             Self::Distance(moments) => {
                 mean(&moments).map(|interval| interval.map(|end| percent(end.clamp(0.0, 2.0))))
             }
@@ -116,8 +117,32 @@ fn counts(measure: Measure, score: &Score) -> bool {
         Measure::Accuracy => score.labels == 1,
         Measure::Perplexity => score.tokens > 0,
         Measure::Changed => score.predictions > 0,
-        Measure::Cosine => score.positions > 0,
+        Measure::Likeness | Measure::Concordance => score.positions > 0,
     }
+}
+
+/// Values whose mean is 1 − the concordance correlation of the numbers that the samples hold, Σ(c − r)² over
+/// Σ(r − r̄)² + Σ(c − c̄)² + n (r̄ − c̄)², and whose spread is that of this ratio over samples (as for [`linearized`]).
+fn discordance(scores: &[&Score]) -> Vec<f64> {
+    let total = |field: fn(&Score) -> f64| scores.iter().map(|score| field(score)).sum::<f64>();
+    let n = total(|score| score.positions as f64);
+    let (r, c) = (total(|score| score.sums.0) / n, total(|score| score.sums.1) / n);
+    let spread = |score: &&Score| {
+        let n = score.positions as f64;
+        let about =
+            |squares: f64, sum: f64, mean: f64| (squares - 2.0 * mean * sum + n * mean * mean).max(0.0);
+        about(score.squared_reference, score.sums.0, r)
+            + about(score.squared_candidate, score.sums.1, c)
+            + n * (r - c) * (r - c)
+    };
+    let spreads: Vec<f64> = scores.iter().map(spread).collect();
+    let (error, whole) = (total(|score| score.squared_error), spreads.iter().sum::<f64>());
+    if whole == 0.0 {
+        return vec![0.0; scores.len()];
+    }
+    let (ratio, mean) = (error / whole, whole / scores.len() as f64);
+    let values = scores.iter().zip(spreads);
+    values.map(|(score, spread)| ratio + (score.squared_error - ratio * spread) / mean).collect()
 }
 
 /// Values whose mean is the log-ratio of perplexities, R = Σd / Σt, and whose spread is that of R over

@@ -14,8 +14,13 @@ pub enum Measure {
     /// Mean over samples of the share of positions whose prediction changed, in percent. The accuracy
     /// lost is at most this, whatever the labels are.
     Changed,
-    /// 100 × (1 − mean cosine), the cosine averaged over a sample's positions, then over samples.
-    Cosine,
+    /// 100 × (1 − mean likeness), the likeness averaged over a sample's positions, then over samples: 2 r·c / (r² + c²)
+    /// for vectors r and c, which is their cosine where both are as long, and less where they are not.
+    Likeness,
+    /// 100 × (1 − concordance correlation) of outputs that are single numbers, over all samples: of those a cosine
+    /// tells the sign only (L. I. Lin, A concordance correlation coefficient to evaluate reproducibility, Biometrics 45
+    /// (1989) 255-268).
+    Concordance,
 }
 
 impl Measure {
@@ -25,7 +30,8 @@ impl Measure {
             Self::Accuracy => "loss of accuracy",
             Self::Perplexity => "increase of perplexity",
             Self::Changed => "share of changed predictions",
-            Self::Cosine => "cosine distance",
+            Self::Likeness => "distance of the outputs",
+            Self::Concordance => "loss of concordance",
         }
     }
 
@@ -33,7 +39,7 @@ impl Measure {
     pub fn unit(self) -> &'static str {
         match self {
             Self::Accuracy => "points",
-            Self::Perplexity | Self::Changed | Self::Cosine => "%",
+            Self::Perplexity | Self::Changed | Self::Likeness | Self::Concordance => "%",
         }
     }
 }

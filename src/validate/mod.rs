@@ -9,7 +9,7 @@
 //! | class per sample | drop of accuracy, points | Tango's score interval |
 //! | label per position | increase of perplexity, % | Student t with Hall's correction, ratio of sums |
 //! | none, logits | changed predictions, % | Clopper-Pearson on shares |
-//! | none | 100 × (1 − mean cosine) | Student t with Hall's correction |
+//! | none | 100 × (1 − mean likeness), of single numbers 100 × (1 − concordance) | Student t with Hall's correction |
 
 mod evidence;
 mod interval;

@@ -16,6 +16,10 @@ pub(super) struct Compared {
     pub squared_error: f64,
     /// Σ r².
     pub squared_reference: f64,
+    /// Σ c².
+    pub squared_candidate: f64,
+    /// 2 r·c / (r² + c²); 1 if both are zero.
+    pub likeness: f64,
     /// r·c / (‖r‖‖c‖); 1 if both are zero, 0 if one is.
     pub cosine: f64,
     /// Largest value of the original; the first of equals.
@@ -59,7 +63,17 @@ pub(super) fn compare(reference: &[f32], candidate: &[f32]) -> Row {
         // The root of the product, so that equal vectors give exactly 1.
         (dot / (squared_reference * squared_candidate).sqrt()).clamp(-1.0, 1.0)
     };
-    Row::Compared(Compared { squared_error, squared_reference, cosine, reference_class, candidate_class })
+    let both = squared_reference + squared_candidate;
+    let likeness = if both == 0.0 { 1.0 } else { 2.0 * dot / both };
+    Row::Compared(Compared {
+        squared_error,
+        squared_reference,
+        squared_candidate,
+        likeness,
+        cosine,
+        reference_class,
+        candidate_class,
+    })
 }
 
 struct Best {

@@ -115,8 +115,14 @@ pub struct Score {
     pub squared_error: f64,
     /// Σ r² over the compared positions.
     pub squared_reference: f64,
+    /// Σ c² over the compared positions.
+    pub squared_candidate: f64,
+    /// Σ r and Σ c over the compared positions of outputs that are single numbers, 0 for others.
+    pub sums: (f64, f64),
     /// Mean cosine of the compared positions; 0 if there are none.
     pub cosine: f64,
+    /// Mean likeness of the compared positions, see [`Measure::Likeness`](super::Measure); 0 if there are none.
+    pub likeness: f64,
     /// Positions with a prediction: logits of at least two classes.
     pub predictions: u64,
     /// Predictions that differ; among equal logits the first class is predicted.
@@ -161,6 +167,10 @@ pub fn score(sample: &Sample) -> Result<Score> {
             }
             Row::Compared(row) => {
                 score.distance(&row);
+                if let ([r], [c]) = (reference, candidate) {
+                    score.sums.0 += f64::from(*r);
+                    score.sums.1 += f64::from(*c);
+                }
                 if sample.has_predictions() {
                     score.predict(row.reference_class, Some(row.candidate_class), label);
                     score.likelihood(reference, candidate, &row, label);
@@ -170,6 +180,7 @@ pub fn score(sample: &Sample) -> Result<Score> {
     }
     if score.positions > 0 {
         score.cosine /= score.positions as f64;
+        score.likeness /= score.positions as f64;
         score.kl /= score.positions as f64;
     }
     Ok(score)
@@ -180,7 +191,9 @@ impl Score {
         self.positions += 1;
         self.squared_error += row.squared_error;
         self.squared_reference += row.squared_reference;
+        self.squared_candidate += row.squared_candidate;
         self.cosine += row.cosine;
+        self.likeness += row.likeness;
     }
 
     fn predict(&mut self, reference: usize, candidate: Option<usize>, label: Option<usize>) {

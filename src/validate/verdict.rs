@@ -14,7 +14,7 @@ const SAME: f64 = 1e-6;
 pub struct Gate {
     /// Largest loss of accuracy in points; of perplexity and of predictions in percent.
     pub accuracy_target: f64,
-    /// Smallest mean cosine, where there are neither labels nor predictions.
+    /// Smallest mean likeness or concordance, where there are neither labels nor predictions.
     pub min_cosine: f64,
     /// Whether the whole interval must be within the target, not only the estimate.
     pub by_interval: bool,
@@ -25,7 +25,7 @@ impl Gate {
     pub fn target(&self, measure: Measure) -> f64 {
         match measure {
             Measure::Accuracy | Measure::Perplexity | Measure::Changed => self.accuracy_target,
-            Measure::Cosine => 100.0 * (1.0 - self.min_cosine),
+            Measure::Likeness | Measure::Concordance => 100.0 * (1.0 - self.min_cosine),
         }
     }
 }
@@ -84,6 +84,9 @@ pub struct Verdict {
     pub non_finite: u64,
     /// Positions left out because the original is not finite there.
     pub skipped: u64,
+    /// Where the interval decides and the samples are enough for one: its upper end if nothing were lost on them.
+    #[serde(skip)]
+    pub floor: Option<f64>,
 }
 
 /// Judges the scores of all samples.
@@ -91,7 +94,7 @@ pub struct Verdict {
 /// - A value that is no longer finite fails, on any data.
 /// - Otherwise samples that are not `real_data` verify nothing.
 /// - `by_interval`: passed if the interval ends at or below the target, failed if it starts above it,
-///   undecided between. A mean (perplexity, cosine) passes or fails on 30 samples at least.
+///   undecided between. A mean (perplexity, likeness, concordance) passes or fails on 30 samples at least.
 /// - Outputs that are the same on all of two samples or more (each within a relative L2 distance of 10⁻⁶, and
 ///   every prediction) pass either way: no quantization leaves them so, and an interval of shares that is as
 ///   wide as the samples are few says nothing about a function that did not change.
@@ -127,6 +130,12 @@ pub fn verdict(measure: Measure, scores: &[Score], gate: &Gate, real_data: bool)
         case.by_estimate()
     };
     let excluded = scores.len() as u64 - samples;
+    let floor = evidence.filter(|_| real_data && gate.by_interval && !short).and_then(|evidence| {
+        match evidence.flawless() {
+            Some(flawless) => flawless.interval().map(|interval| interval.high),
+            None => Some(0.0),
+        }
+    });
     Verdict {
         measure,
         estimate,
@@ -138,13 +147,15 @@ pub fn verdict(measure: Measure, scores: &[Score], gate: &Gate, real_data: bool)
         samples_needed,
         reason,
         rel_l2,
-        cosine,
+        // Of single numbers it tells the sign.
+        cosine: cosine.filter(|_| measure != Measure::Concordance),
         kl,
         changed,
         accuracy,
         perplexity,
         non_finite,
         skipped,
+        floor,
     }
 }
 

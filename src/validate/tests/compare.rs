@@ -193,3 +193,37 @@ fn what_does_not_fit_together() {
     label: class -1 of an output with 2 classes
     ");
 }
+
+#[test]
+fn likeness_is_the_cosine_of_vectors_as_long_and_less_of_others() {
+    let features = |r, c| score(&Sample { logits: false, ..logits(r, c, 2) }).unwrap();
+    let turned = features(&[3.0, 4.0], &[4.0, 3.0]);
+    close(turned.likeness, turned.cosine);
+    let longer = features(&[3.0, 4.0], &[9.0, 12.0]);
+    assert_eq!(longer.cosine, 1.0);
+    close(longer.likeness, 0.6);
+    assert_eq!(features(&[0.0, 0.0], &[0.0, 0.0]).likeness, 1.0);
+    assert_eq!(features(&[0.1, 0.7], &[0.1, 0.7]).likeness, 1.0);
+}
+
+/// 1 − Lin's concordance correlation of (1, 2, 4, 5) and (1, 3, 4, 6), from its definition.
+#[test]
+fn single_numbers_are_judged_over_all_samples() {
+    let gate = Gate { accuracy_target: 1.0, min_cosine: 0.99, by_interval: false };
+    let judged = |pairs: &[(f32, f32)]| {
+        let one = |(r, c): &(f32, f32)| score(&Sample { logits: false, ..logits(&[*r], &[*c], 1) }).unwrap();
+        let scores: Vec<Score> = pairs.iter().map(one).collect();
+        verdict(Measure::Concordance, &scores, &gate, true)
+    };
+    let found = judged(&[(1.0, 1.0), (2.0, 3.0), (4.0, 4.0), (5.0, 6.0)]);
+    close(found.estimate.unwrap(), 100.0 * (1.0 - 2.0 * 11.0 / (10.0 + 13.0 + 4.0 * 0.25)));
+    assert_eq!((found.outcome, found.cosine), (Outcome::Failed, None));
+    let negated: Vec<(f32, f32)> = (1..9).map(|at| (at as f32, -(at as f32))).collect();
+    assert_eq!(judged(&negated).outcome, Outcome::Failed);
+    let shifted: Vec<(f32, f32)> = (1..9).map(|at| (at as f32, at as f32 + 100.0)).collect();
+    assert_eq!(judged(&shifted).outcome, Outcome::Failed);
+    let close_by: Vec<(f32, f32)> = (1..9).map(|at| (at as f32, at as f32 + 0.01)).collect();
+    assert_eq!(judged(&close_by).outcome, Outcome::Passed);
+    assert_eq!(judged(&[(2.0, 2.0), (2.0, 2.0)]).estimate, Some(0.0));
+    close(judged(&[(2.0, 3.0), (2.0, 3.0)]).estimate.unwrap(), 100.0);
+}

@@ -104,10 +104,30 @@ fn perplexity() {
 fn cosine() {
     for (spread, n) in [(0.2, 30), (0.5, 30), (1.0, 30), (1.0, 100), (1.0, 500)] {
         let truth = 100.0 * 0.001 * (spread * spread / 2.0_f64).exp();
-        check(&format!("cosine, spread {spread}"), Measure::Cosine, n, truth, |rng| Score {
+        check(&format!("cosine, spread {spread}"), Measure::Likeness, n, truth, |rng| Score {
             positions: 1,
-            cosine: 1.0 - 0.001 * (spread * normal(rng)).exp(),
+            likeness: 1.0 - 0.001 * (spread * normal(rng)).exp(),
             ..Score::default()
+        });
+    }
+}
+
+#[test]
+fn concordance() {
+    for (noise, n) in [(0.05, 30), (0.1, 30), (0.1, 300)] {
+        // Of r ~ N(3, 1) and r + e with e ~ N(0, noise²).
+        let truth = 100.0 * noise * noise / (2.0 + noise * noise);
+        check(&format!("concordance, noise {noise}"), Measure::Concordance, n, truth, |rng| {
+            let r = 3.0 + normal(rng);
+            let c = r + noise * normal(rng);
+            Score {
+                positions: 1,
+                squared_error: (c - r) * (c - r),
+                squared_reference: r * r,
+                squared_candidate: c * c,
+                sums: (r, c),
+                ..Score::default()
+            }
         });
     }
 }

@@ -10,6 +10,7 @@ fn labelled(lost: usize, gained: usize, n: usize) -> Vec<Score> {
         .map(|index| Score {
             positions: 1,
             cosine: 1.0,
+            likeness: 1.0,
             predictions: 1,
             changed: u64::from(index < lost + gained),
             labels: 1,
@@ -28,7 +29,7 @@ fn distant(mean: f64, n: usize) -> Vec<Score> {
     (0..n)
         .map(|index| Score {
             positions: 1,
-            cosine: 1.0 - distance(index),
+            likeness: 1.0 - distance(index),
             squared_error: 1e-4,
             ..Score::default()
         })
@@ -57,7 +58,7 @@ fn identical_outputs_pass() {
     let same = |n| -> Vec<Score> {
         labelled(0, 0, n).into_iter().map(|score| Score { squared_error: 1e-13, ..score }).collect()
     };
-    for measure in [Measure::Accuracy, Measure::Changed, Measure::Cosine] {
+    for measure in [Measure::Accuracy, Measure::Changed, Measure::Likeness] {
         for by_interval in [true, false] {
             let found = verdict(measure, &same(5), &gate(0.3, by_interval), true);
             assert_eq!(outcome(&found), (Outcome::Passed, None), "{measure:?} {by_interval}");
@@ -124,7 +125,8 @@ fn by_the_estimate_the_doubt_is_stated() {
 
 #[test]
 fn one_sample_decides_nothing() {
-    for (measure, scores) in [(Measure::Accuracy, labelled(0, 0, 1)), (Measure::Cosine, distant(0.001, 1))] {
+    for (measure, scores) in [(Measure::Accuracy, labelled(0, 0, 1)), (Measure::Likeness, distant(0.001, 1))]
+    {
         for by_interval in [true, false] {
             let found = verdict(measure, &scores, &gate(0.5, by_interval), true);
             assert_eq!(outcome(&found), (Outcome::Undecided, None), "{measure:?} {by_interval}");
@@ -136,16 +138,19 @@ fn one_sample_decides_nothing() {
 
 #[test]
 fn a_mean_of_few_samples_does_not_decide() {
-    let few = verdict(Measure::Cosine, &distant(0.001, 29), &gate(0.5, true), true);
+    let few = verdict(Measure::Likeness, &distant(0.001, 29), &gate(0.5, true), true);
     assert_eq!(outcome(&few), (Outcome::Undecided, Some(30)));
     assert!(few.interval.unwrap().high < few.target);
     assert_eq!(
-        verdict(Measure::Cosine, &distant(0.001, 30), &gate(0.5, true), true).outcome,
+        verdict(Measure::Likeness, &distant(0.001, 30), &gate(0.5, true), true).outcome,
         Outcome::Passed
     );
-    assert_eq!(verdict(Measure::Cosine, &distant(0.1, 30), &gate(0.5, true), true).outcome, Outcome::Failed);
     assert_eq!(
-        verdict(Measure::Cosine, &distant(0.001, 29), &gate(0.5, false), true).outcome,
+        verdict(Measure::Likeness, &distant(0.1, 30), &gate(0.5, true), true).outcome,
+        Outcome::Failed
+    );
+    assert_eq!(
+        verdict(Measure::Likeness, &distant(0.001, 29), &gate(0.5, false), true).outcome,
         Outcome::Passed
     );
 }
@@ -185,7 +190,7 @@ fn reasons() {
         verdict(Measure::Accuracy, &labelled(lost, 0, n), &gate(0.5, by_interval), real).reason
     };
     let cosine =
-        |n, by_interval| verdict(Measure::Cosine, &distant(0.001, n), &gate(0.5, by_interval), true).reason;
+        |n, by_interval| verdict(Measure::Likeness, &distant(0.001, n), &gate(0.5, by_interval), true).reason;
     let broken = [Score { non_finite: 3, ..Score::default() }];
     let reasons = [
         accuracy(0, 2000, true, true),
@@ -200,7 +205,7 @@ fn reasons() {
         cosine(20, true),
         cosine(300, true),
         cosine(1, false),
-        verdict(Measure::Cosine, &broken, &gate(0.5, true), true).reason,
+        verdict(Measure::Likeness, &broken, &gate(0.5, true), true).reason,
     ];
     insta::assert_snapshot!(reasons.join("\n"), @r"
     the loss of accuracy is at most 0.192 points (95 % interval), within 0.5 points
@@ -213,7 +218,7 @@ fn reasons() {
     no sample has anything to judge by
     the samples are not real data: they show a distance, not a loss
     20 samples are too few for an interval to decide; about 30 samples would decide if the estimate holds
-    the cosine distance is at most 0.101 % (95 % interval), within 1 %
+    the distance of the outputs is at most 0.101 % (95 % interval), within 1 %
     one sample cannot tell how the loss varies
     3 values of the rewritten model are NaN or infinite where the original is finite
     ");

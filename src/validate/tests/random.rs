@@ -11,7 +11,13 @@ fn any_value() -> impl Strategy<Value = f32> {
 }
 
 fn measures() -> impl Strategy<Value = Measure> {
-    prop::sample::select(vec![Measure::Accuracy, Measure::Perplexity, Measure::Changed, Measure::Cosine])
+    prop::sample::select(vec![
+        Measure::Accuracy,
+        Measure::Perplexity,
+        Measure::Changed,
+        Measure::Likeness,
+        Measure::Concordance,
+    ])
 }
 
 proptest! {
