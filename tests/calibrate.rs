@@ -106,6 +106,26 @@ fn the_bytes_do_not_depend_on_threads_and_a_plan_repeats_them() {
 }
 
 /// One bad sample costs that sample only.
+/// Activations that memory does not hold go to a file: nothing is left out, and nothing else comes out.
+#[test]
+fn less_memory_fits_as_well() {
+    let folder = Folder::new();
+    let judges = halves(&folder);
+    let wide = rewrite(&folder, "wide.onnx", &["--calibration", "calib.npz"]);
+    let narrow = rewrite(&folder, "narrow.onnx", &["--calibration", "calib.npz", "--max-memory", "110MB"]);
+    for field in ["samples", "beside", "rows"] {
+        assert_eq!(wide["fitting"][field], narrow["fitting"][field], "{field}");
+    }
+    let of = |name: &str| distance(FIXTURE.as_ref(), &folder.join(name), &judges);
+    let (wide, narrow) = (of("wide.onnx"), of("narrow.onnx"));
+    assert!((narrow / wide - 1.0).abs() < 0.05, "{narrow} against {wide}");
+    // The order of sums is another, so there were several batches.
+    assert_ne!(
+        std::fs::read(folder.join("wide.onnx")).unwrap(),
+        std::fs::read(folder.join("narrow.onnx")).unwrap()
+    );
+}
+
 #[test]
 fn samples_that_hold_nan_are_left_out() {
     let folder = Folder::new();

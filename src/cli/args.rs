@@ -15,6 +15,9 @@ use crate::settings::Budget;
 use crate::settings::{Overrides, Settings};
 
 /// INT4 weights for ONNX models, with a statement of what they cost.
+/// The least limit of memory that makes sense.
+const LEAST_MEMORY: u64 = 100_000_000;
+
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -120,7 +123,7 @@ impl Command {
 pub(super) struct Limits {
     /// Memory for running models: what would take more is not run, what does is ended, and the report says so
     /// [default: 4GB by estimate, all of the machine's in fact]
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = memory)]
     pub max_memory: Option<u64>,
     /// Seconds without progress after which a run is ended
     #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
@@ -636,6 +639,16 @@ fn target(text: &str) -> std::result::Result<Release, String> {
 }
 
 /// A number of bytes: `15MB`, `14.7 MB`, `16MiB`, `1500000`.
+/// Bytes in which efq itself has room.
+fn memory(text: &str) -> std::result::Result<u64, String> {
+    let bytes = bytes(text)?;
+    if bytes >= LEAST_MEMORY {
+        Ok(bytes)
+    } else {
+        Err("efq itself takes about 50MB: at least 100MB".to_owned())
+    }
+}
+
 fn bytes(text: &str) -> std::result::Result<u64, String> {
     let text = text.trim();
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());

@@ -136,7 +136,14 @@ fn watch(limits: &Limits, output: Option<&Path>, without_runtime: Option<&str>) 
 /// What a child that died says of want of memory.
 fn fate_of(told: &[u8]) -> Option<String> {
     let told = String::from_utf8_lossy(told).to_lowercase();
-    let wants = ["memory allocation of", "out of memory", "cannot allocate", "alloc failed", "allocerror"];
+    let wants = [
+        "memory allocation of",
+        "out of memory",
+        "cannot allocate",
+        "alloc failed",
+        "allocerror",
+        "resource temporarily",
+    ];
     wants
         .iter()
         .any(|words| told.contains(words))

@@ -26,6 +26,7 @@ pub use markdown::markdown;
 pub use tables::{
     Analysis, AnalyzedCandidate, AnalyzedTensor, InspectedTensor, Inspection, Recommendation, Trial,
 };
+pub(crate) use text::size;
 pub use text::text;
 
 /// Version of the JSON form; raised when a reader of the old one would be misled.

@@ -268,7 +268,8 @@ pub(super) fn figure(value: Option<f64>, decimals: usize, unit: &str) -> String 
 }
 
 /// Bytes in the unit that keeps three or four digits: `13.9 MB` (10^6 bytes).
-pub(super) fn size(bytes: u64) -> String {
+/// Bytes for people.
+pub fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),
         10_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
