@@ -87,6 +87,10 @@ fn watch(limits: &Limits, output: Option<&Path>, without_runtime: Option<&str>) 
         command.args(env::args_os().skip(1)).env(CHILD, "1").stdin(OwnedFd::from(theirs));
         // For want of memory the trace of one panic waits for that of the next.
         command.env("RUST_BACKTRACE", "0");
+        if limits.max_memory.is_some() {
+            // The C library keeps large blocks that were freed, up to twice what is in use; these hand them back.
+            command.env("MALLOC_MMAP_THRESHOLD_", "131072").env("MALLOC_ARENA_MAX", "1");
+        }
         if let Some(why) = without_runtime {
             command.env(WITHOUT_RUNTIME, why);
         }
