@@ -407,6 +407,68 @@ fn images_that_cannot_be_fed_are_refused() {
     assert!(what.contains("preprocessor_config.json: 'do_pad': true is not carried out"), "{what}");
 }
 
+/// No runtime can run an id without a row, so it is told before one tries, for every form of samples.
+#[test]
+fn ids_without_a_row_in_their_table_are_refused() {
+    let folder = Folder::new();
+    encoder("length", 40).save(&folder.join("m.onnx"));
+    let model = efq::onnx::load(&folder.join("m.onnx")).unwrap();
+    let with = |words: [i64; 4], places: [i64; 4]| {
+        let array = |values: &[i64; 4]| npy_i64(&[2, 2], values);
+        let names = ["input_ids", "attention_mask", "token_type_ids", "position_ids"];
+        let values = [words, [1; 4], [0; 4], places];
+        let arrays: Vec<(&str, Vec<u8>)> = names.into_iter().zip(values.iter().map(array)).collect();
+        folder.write("d.npz", npz(&arrays));
+        samples_at(&folder.join("d.npz"), &model)
+    };
+    assert_eq!(with([0, 7, -1, -8], [0, 39, -40, 1]).unwrap().list.len(), 2);
+    let refused = |words, places| fails(with(words, places)).split_once("d.npz: ").unwrap().1.to_owned();
+    let help = "(the ids are of another tokenizer, or it is another model)";
+    assert_eq!(
+        refused([0, 7, 8, 1], [0; 4]),
+        format!("array 'input_ids': sample 1 holds id 8, the table 'words' has 8 rows {help}")
+    );
+    assert_eq!(
+        refused([0, -9, 0, 1], [0; 4]),
+        format!("array 'input_ids': sample 0 holds id -9, the table 'words' has 8 rows {help}")
+    );
+    assert_eq!(
+        refused([0; 4], [0, 1, 0, 40]),
+        format!("array 'position_ids': sample 1 holds id 40, the table 'places' has 40 rows {help}")
+    );
+
+    for option in ["--data", "--calibration"] {
+        let run =
+            folder.efq(&["rewrite", "m.onnx", "-p", "high_compression", "-o", "o.onnx", option, "d.npz"]);
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert!(run.err.starts_with("error: d.npz: array 'position_ids': sample 1 holds id 40"), "{run:?}");
+    }
+}
+
+/// Ids are held against a table only where it gets them as they are.
+#[test]
+fn ids_are_followed_as_far_as_they_stay_what_they_are() {
+    let net = |op: &str, more: &[&str], attributes| {
+        let inputs: Vec<&str> = ["ids"].iter().chain(more).copied().collect();
+        Net::new()
+            .input("ids", DataType::Int64, &["batch", "2"])
+            .output("y", DataType::Float, &["batch", "n", "16"])
+            .floats("words", &[8, 16], &noise(8 * 16, 1))
+            .integers("shape", &[2], &[1, -1])
+            .integers("one", &[1], &[1])
+            .node(op, "", &inputs, &["other"], attributes)
+            .node("Gather", "", &["words", "other"], &["y"], vec![])
+    };
+    let folder = Folder::new();
+    let file = folder.write("d.npz", npz(&[("ids", npy_i64(&[1, 2], &[3, 9]))]));
+    let read = |net: Net| samples_at(&file, &efq::onnx::load_bytes(net.bytes().into()).unwrap());
+    assert!(fails(read(net("Reshape", &["shape"], vec![]))).contains("holds id 9"));
+    assert!(fails(read(net("Cast", &[], vec![support::int("to", 6)]))).contains("holds id 9"));
+    assert!(read(net("Cast", &[], vec![support::int("to", 9)])).is_ok());
+    assert!(read(net("Sub", &["one"], vec![])).is_ok());
+    assert!(read(net("Mod", &["shape"], vec![])).is_ok());
+}
+
 /// Damaged files end in an error or in samples, never in a panic.
 fn survives(folder: &Folder, path: &Path) {
     let _ = samples_at(path, &efq::onnx::load(&folder.join("m.onnx")).unwrap());

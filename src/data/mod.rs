@@ -5,6 +5,7 @@
 
 mod arrays;
 mod folder;
+mod ids;
 mod images;
 mod inputs;
 mod npz;
@@ -201,8 +202,9 @@ impl Form {
 /// Reads the samples of `source` for `model`.
 ///
 /// # Errors
-/// A missing or unknown form, arrays that fit no input or are missing, other sizes than the graph declares,
-/// labels of another count than samples, text without its tokenizer, images without their preprocessing.
+/// A missing or unknown form, arrays that fit no input or are missing, other sizes than the graph declares, ids without
+/// a row in their table, labels of another count than samples, text without its tokenizer, images without their
+/// preprocessing.
 pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     let path = source.path.as_path();
     let shown = path.display().to_string();
@@ -222,6 +224,7 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     if list.is_empty() {
         return Err(Error::format(shown, "holds no sample"));
     }
+    ids::check(&list, model).map_err(within)?;
     Ok(Samples { list, origin: Origin::File { path: path.to_owned(), blake3 } })
 }
 

@@ -257,13 +257,14 @@ impl Maker {
         if name.contains("token_type") || name.contains("segment") {
             return vec![0; count];
         }
+        let rows = self.tables.rows.get(&spec.name).copied().unwrap_or(usize::MAX).max(1);
         if name.contains("position") {
-            return (0..count).map(|at| (at % width) as i64).collect();
+            return (0..count).map(|at| (at % width % rows) as i64).collect();
         }
-        match (self.vocabularies.get(&spec.name), self.tables.rows.get(&spec.name)) {
+        match (self.vocabularies.get(&spec.name), rows) {
             (Some(known), _) => known.sequence(count, rng),
-            (None, Some(rows)) => (0..count).map(|_| rng.random_range(0..(*rows).max(1)) as i64).collect(),
-            (None, None) => vec![1; count],
+            (None, usize::MAX) => vec![1; count],
+            (None, rows) => (0..count).map(|_| rng.random_range(0..rows) as i64).collect(),
         }
     }
 }
