@@ -469,6 +469,27 @@ fn ids_are_followed_as_far_as_they_stay_what_they_are() {
     assert!(read(net("Mod", &["shape"], vec![])).is_ok());
 }
 
+#[test]
+fn a_text_and_its_padded_ids_coincide() {
+    let folder = text_folder(&encoder("length", 40), true);
+    let texts = text(&folder, "a b\nc\nd d d\n").unwrap();
+    let model = efq::onnx::load(&folder.join("m.onnx")).unwrap();
+    let rows: [&[i64]; 3] = [&[2, 4, 5, 3], &[2, 6, 3], &[2, 7, 3]];
+    let padded = |pad: i64, of: fn(usize, i64) -> i64| -> Vec<u8> {
+        let row =
+            |row: &&[i64]| (0..20).map(|at| row.get(at).map_or(pad, |id| of(at, *id))).collect::<Vec<_>>();
+        npy_i64(&[3, 20], &rows.iter().flat_map(row).collect::<Vec<i64>>())
+    };
+    let arrays = [
+        ("input_ids", padded(1, |_, id| id)),
+        ("attention_mask", padded(0, |_, _| 1)),
+        ("token_type_ids", padded(0, |_, _| 0)),
+        ("position_ids", padded(0, |at, _| at as i64)),
+    ];
+    let arrays = samples_at(&folder.write("d.npz", npz(&arrays)), &model).unwrap();
+    assert_eq!((coincide(&texts, &arrays), coincide(&arrays, &texts)), (2, 2));
+}
+
 /// Damaged files end in an error or in samples, never in a panic.
 fn survives(folder: &Folder, path: &Path) {
     let _ = samples_at(path, &efq::onnx::load(&folder.join("m.onnx")).unwrap());

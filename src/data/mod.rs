@@ -116,10 +116,10 @@ impl Sample {
         floats.into_iter().any(|(_, array)| array.bytes.as_chunks().0.iter().any(is_nan))
     }
 
-    /// BLAKE3 of names, types, sizes and bytes of the inputs.
+    /// BLAKE3 of names, types, sizes and bytes of the inputs, padding apart.
     fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
-        for (name, array) in &self.inputs {
+        for (name, array) in padding::counted(self) {
             let head = format!("{name:?} {} {:?} ", array.data_type as i32, array.shape);
             hasher.update(head.as_bytes());
             hasher.update(&array.bytes);
@@ -247,7 +247,7 @@ fn parse(form: Form, bytes: &Bytes, source: &Source, model: &Model) -> Result<Ve
     }
 }
 
-/// How many samples of `b` have the same inputs as one of `a`, byte for byte.
+/// How many samples of `b` have the same inputs as one of `a`, byte for byte where they are no padding.
 pub fn coincide(a: &Samples, b: &Samples) -> usize {
     let known: HashSet<[u8; 32]> = a.list.iter().map(Sample::digest).collect();
     b.list.iter().filter(|sample| known.contains(&sample.digest())).count()
