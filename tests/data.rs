@@ -490,6 +490,32 @@ fn a_text_and_its_padded_ids_coincide() {
     assert_eq!((coincide(&texts, &arrays), coincide(&arrays, &texts)), (2, 2));
 }
 
+#[test]
+fn a_folder_without_samples_is_told_what_it_holds() {
+    let folder = image_folder(&vision("3", "2"), Some("{\"size\": 2}"));
+    let said = |folder: &Folder| fails(images(folder)).replace(&folder.path().display().to_string(), "HERE");
+    let known = "(a folder holds images (png, jpg, jpeg, webp, bmp), also one folder deep, or test_data_set_* of \
+                 input_*.pb; a file is .npz, .safetensors, .txt or .jsonl)";
+    std::fs::create_dir(folder.join("d")).unwrap();
+    assert_eq!(said(&folder), format!("HERE/d: is an empty folder {known}"));
+    folder.write("d/readme", "");
+    folder.write("d/a.npz", "");
+    folder.write("d/b.NPZ", "");
+    folder.write("d/deep/c.md", "");
+    assert_eq!(
+        said(&folder),
+        format!("HERE/d: holds no samples: 2 .npz, 1 folder, 1 without an ending {known}")
+    );
+    folder.write("d/a.png", picture(2, [0; 3], ImageFormat::Png));
+    folder.write("d/b.gif", "");
+    folder.write("d/deep/a.TIFF", "");
+    assert_eq!(
+        said(&folder),
+        "HERE/d: holds images in a form that is not read: b.gif and 1 more (convert them, or take them out: PNG, JPEG, WebP and BMP \
+         are read)"
+    );
+}
+
 /// Damaged files end in an error or in samples, never in a panic.
 fn survives(folder: &Folder, path: &Path) {
     let _ = samples_at(path, &efq::onnx::load(&folder.join("m.onnx")).unwrap());

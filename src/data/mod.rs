@@ -175,8 +175,13 @@ impl Form {
     /// By kind and ending; what has no known ending is taken for an `.npz`.
     fn of(path: &Path, is_folder: bool) -> Result<Self> {
         if is_folder {
-            let images = !folder::holds(path)? && !images::list(path)?.is_empty();
-            return Ok(if images { Self::Images } else { Self::TestData });
+            if folder::holds(path)? {
+                return Ok(Self::TestData);
+            }
+            return match images::list(path)?.is_empty() {
+                false => Ok(Self::Images),
+                true => Err(folder::nothing_in(path)?),
+            };
         }
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         Ok(match ending.as_deref() {
