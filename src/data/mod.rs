@@ -11,6 +11,7 @@ mod inputs;
 mod npz;
 mod padding;
 mod preprocess;
+mod resample;
 mod safetensors;
 mod sequences;
 mod synthetic;
