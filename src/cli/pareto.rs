@@ -14,7 +14,7 @@ use crate::report::to_json;
 
 pub(super) fn run(args: &Pareto, general: &General) -> Result<Exit> {
     let preset = args.preset.load()?;
-    let settings = args.weights.settings(&preset, &Default::default())?;
+    let settings = args.weights.settings_for_any_budget(&preset)?;
     let model = find(&args.model)?;
     let own = args.preset.reads().into_iter();
     let reads: Vec<&Path> = own.chain(args.samples.reads()).chain(args.calibration.as_deref()).collect();

@@ -6,7 +6,7 @@ use super::budget::{Costs, Scope};
 use super::fitting::Fitting;
 use super::judge::{Judge, Judged};
 use super::notes::{Notes, file};
-use super::{RewriteOptions, carry_out};
+use super::{RewriteOptions, carry_out, refuse_unread};
 use crate::data;
 use crate::error::{Error, Result};
 use crate::graph::inventory;
@@ -40,9 +40,6 @@ pub struct ParetoOptions {
 /// # Errors
 /// A model or samples that cannot be read, or that the runtime cannot run.
 pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Frontier> {
-    progress.stage("reading", 1);
-    let model = load(&options.input)?;
-    let known = inventory(&model);
     let asked = RewriteOptions {
         data: options.data.clone(),
         calibration: options.calibration.clone(),
@@ -50,6 +47,10 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         seed: options.seed,
         ..RewriteOptions::new(&options.input, options.settings.clone())
     };
+    refuse_unread(&asked)?;
+    progress.stage("reading", 1);
+    let model = load(&options.input)?;
+    let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
     let plan = choose(&model, "", &known, &options.settings)?;
     let notes = Notes::new(&model, &options.settings);
