@@ -461,7 +461,10 @@ fn validate() {
         "json",
     ]);
     let report: Value = serde_json::from_str(&synthetic.out).unwrap();
-    assert_eq!(report["validation"]["data"], serde_json::json!({ "source": "synthetic", "seed": 7 }));
+    assert_eq!(
+        report["validation"]["data"],
+        serde_json::json!({ "source": "synthetic", "seed": 7, "made": "values" })
+    );
 }
 
 /// Colour is for terminals.

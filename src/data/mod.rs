@@ -72,7 +72,32 @@ pub enum Origin {
     /// A file or folder and the BLAKE3 of its contents.
     File { path: PathBuf, blake3: String },
     /// Made by efq with this seed: they say nothing about real inputs.
-    Synthetic { seed: u64 },
+    Synthetic { seed: u64, made: Made },
+}
+
+/// What made-up samples are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// Sequences of tokens from the embedding table.
+    Sequences,
+    /// Texts that the model writes itself.
+    Texts,
+    /// Noise with the spectrum of photographs.
+    Images,
+    /// Random numbers.
+    Values,
+}
+
+impl Made {
+    /// As reports name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Made::Sequences => "sequences",
+            Made::Texts => "texts",
+            Made::Images => "images",
+            Made::Values => "values",
+        }
+    }
 }
 
 /// Samples for one model.

@@ -81,7 +81,7 @@ impl Explanation {
         }
         let samples = match &self.data {
             Data::File { path, .. } => format!("samples of {}", for_terminal(path)),
-            Data::Synthetic { seed } => {
+            Data::Synthetic { seed, .. } => {
                 format!("synthetic samples (seed {seed}), which say nothing of real ones")
             }
         };
