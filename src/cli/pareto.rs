@@ -7,6 +7,7 @@ use super::exit::Exit;
 use super::progress::Bars;
 use super::{paths, tell};
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::onnx::find;
 use crate::onnx::save::write_text;
 use crate::pipeline::{ParetoOptions, pareto};
@@ -33,6 +34,7 @@ pub(super) fn run(args: &Pareto, general: &General) -> Result<Exit> {
         output_name: args.samples.output_name.clone(),
         seed: args.samples.seed,
         points: args.points.into(),
+        max_memory: args.limits.max_memory.unwrap_or(limits::RUN_BYTES),
     };
     let progress = Bars::new(general);
     let found = pareto(&options, &progress)?;

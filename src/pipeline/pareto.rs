@@ -33,6 +33,8 @@ pub struct ParetoOptions {
     pub seed: u64,
     /// Budgets between the smallest and the most precise plan, both included; at least 2.
     pub points: usize,
+    /// Bytes of memory that calibration may take by estimate.
+    pub max_memory: u64,
 }
 
 /// Measures plans for budgets spread evenly over the sizes that a model can have.
@@ -45,6 +47,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         calibration: options.calibration.clone(),
         output_name: options.output_name.clone(),
         seed: options.seed,
+        max_memory: options.max_memory,
         ..RewriteOptions::new(&options.input, options.settings.clone())
     };
     refuse_unread(&asked)?;
@@ -94,12 +97,20 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         }
     }
     mark_knee(&mut points);
+    let warnings = [
+        costs.warning(),
+        fitting.shared_with(&model, judge.samples()),
+        fitting.thinned(),
+        fitting.few(),
+        fitting.left_out(),
+    ];
     Ok(Frontier {
         schema: crate::report::SCHEMA,
         model: file(&model, model.path(), model.digest()),
         preset: options.settings.preset.clone(),
         real_samples: judge.samples().is_some(),
         points,
+        warnings: warnings.into_iter().flatten().collect(),
     })
 }
 
