@@ -490,6 +490,54 @@ fn a_text_and_its_padded_ids_coincide() {
     assert_eq!((coincide(&texts, &arrays), coincide(&arrays, &texts)), (2, 2));
 }
 
+/// Weights are fitted to texts and images as to arrays.
+#[test]
+fn texts_and_images_calibrate() {
+    let fitted = |folder: &Folder, path: &str| -> serde_json::Value {
+        let run = folder.efq(&[
+            "rewrite",
+            "m.onnx",
+            "-p",
+            "high_compression",
+            "-o",
+            "o.onnx",
+            "--validate",
+            "never",
+            "--format",
+            "json",
+            "--calibration",
+            path,
+        ]);
+        let report: serde_json::Value = serde_json::from_str(done(&run)).unwrap();
+        assert_eq!(report["fitting"]["data"]["path"], path, "{report}");
+        assert_eq!(report["fitting"]["layers"].as_array().unwrap().len(), 1, "{report}");
+        report["fitting"].clone()
+    };
+    let net = Net::new()
+        .input("input_ids", DataType::Int64, &["batch", "length"])
+        .output("hidden", DataType::Float, &["batch", "length", "64"])
+        .floats("words", &[8, 64], &noise(8 * 64, 1))
+        .floats("w", &[64, 64], &noise(64 * 64, 2))
+        .node("Gather", "words_of", &["words", "input_ids"], &["a"], vec![])
+        .node("MatMul", "product", &["a", "w"], &["hidden"], vec![]);
+    let folder = text_folder(&net, true);
+    let lines: String = (0..40).map(|at| format!("{}a b\n", "c d ".repeat(at % 7))).collect();
+    folder.write("d.txt", lines);
+    assert_eq!(fitted(&folder, "d.txt")["samples"], 40);
+
+    let net = Net::new()
+        .input("pixel_values", DataType::Float, &["batch", "3", "8", "8"])
+        .output("y", DataType::Float, &["batch", "64"])
+        .floats("w", &[192, 64], &noise(192 * 64, 1))
+        .node("Flatten", "flat", &["pixel_values"], &["x"], vec![])
+        .node("MatMul", "product", &["x", "w"], &["y"], vec![]);
+    let folder = image_folder(&net, Some(r#"{"size": 8, "image_mean": 0.5, "image_std": 0.5}"#));
+    for at in 0..24u8 {
+        folder.write(&format!("d/{at}.png"), picture(9, [at * 10, 255 - at, at], ImageFormat::Png));
+    }
+    assert_eq!(fitted(&folder, "d")["samples"], 24);
+}
+
 #[test]
 fn a_folder_without_samples_is_told_what_it_holds() {
     let folder = image_folder(&vision("3", "2"), Some("{\"size\": 2}"));
