@@ -41,7 +41,7 @@ pub const CONFIG_BYTES: u64 = 1 << 20;
 pub const IMAGE_BYTES: u64 = 256 << 20;
 /// Height or width of an image.
 pub const IMAGE_SIDE: u32 = 32 << 10;
-/// Pixels of an image, before and after it is resized.
+/// Pixels of an image, before it is resized, between the two passes of that, and after.
 pub const IMAGE_PIXELS: u64 = 1 << 26;
 /// Bytes that running a model may take by estimate where nothing else is said: two models of 2 GB in float32.
 pub const RUN_BYTES: u64 = 4_000_000_000;

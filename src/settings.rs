@@ -240,9 +240,6 @@ impl Settings {
             }),
             by_interval: preset.decide_by == DecideBy::Interval,
         };
-        if !(target.accuracy > 0.0 && target.accuracy <= 100.0) {
-            return Err(Error::caller("--accuracy-target", "a number above 0 and up to 100 is expected"));
-        }
         match overrides.budget {
             Some(Budget::BitsPerWeight(bits)) if !(bits > 0.0 && bits <= 64.0) => {
                 return Err(Error::caller("--target-bpw", "a number above 0 and up to 64 is expected"));
@@ -250,7 +247,14 @@ impl Settings {
             Some(Budget::Loss(loss)) if !(loss > 0.0 && loss <= 100.0) => {
                 return Err(Error::caller("--target-loss", "a number above 0 and up to 100 is expected"));
             }
+            Some(Budget::Loss(_)) if overrides.accuracy_target.is_some() => {
+                return Err(Error::caller("--accuracy-target", "is what --target-loss sets too")
+                    .help("leave one of them out"));
+            }
             _ => {}
+        }
+        if !(target.accuracy > 0.0 && target.accuracy <= 100.0) {
+            return Err(Error::caller("--accuracy-target", "a number above 0 and up to 100 is expected"));
         }
         if !(0.0..=1.0).contains(&target.min_cosine) {
             return Err(Error::caller("--min-cosine", "a number from 0 to 1 is expected"));

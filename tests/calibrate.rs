@@ -152,7 +152,9 @@ fn options_that_lack_what_they_work_on_are_refused() {
     Net::linear(64, 96).save(&folder.join("m.onnx"));
     folder.write("x.npz", npz(&[("x", npy_f32(&[20, 64], &noise(20 * 64, 1)))]));
     let fixed = ["rewrite", "m.onnx", "-p", "high_accuracy", "-o", "o.onnx"];
-    let cases: [(&[&str], &str); 4] = [
+    let unread = "the algorithm that was asked for does without samples (leave it out, or --algorithm auto)";
+    let (calibration, statistics) = (format!("--calibration: {unread}"), format!("--statistics: {unread}"));
+    let cases: [(&[&str], &str); 10] = [
         (&["--target-loss", "1"], "--target-loss: is held by measuring"),
         (
             &["--target-loss", "1", "--data", "x.npz", "--validate", "never"],
@@ -160,12 +162,53 @@ fn options_that_lack_what_they_work_on_are_refused() {
         ),
         (&["--target-size", "10kB", "--dry-run"], "--dry-run: plans without measuring"),
         (&["--tokenizer", "t.json"], "--tokenizer: is for samples, and there are none"),
+        (&["--algorithm", "rtn", "--calibration", "x.npz"], &calibration),
+        (&["--algorithm", "search", "--statistics", "s.safetensors"], &statistics),
+        (
+            &["--target-loss", "0", "--data", "x.npz"],
+            "--target-loss: a number above 0 and up to 100 is expected",
+        ),
+        (&["--target-bpw", "0"], "--target-bpw: a number above 0 and up to 64 is expected"),
+        (
+            &["--target-loss", "1", "--accuracy-target", "2", "--data", "x.npz"],
+            "--accuracy-target: is what --target-loss sets too (leave one of them out)",
+        ),
+        (
+            &["--target-size", "10kB", "--from-plan", "p.json"],
+            "--target-size <SIZE>: does not go together with --from-plan",
+        ),
     ];
     for (more, expected) in cases {
         let run = folder.efq(&[&fixed, more].concat());
         assert_eq!(run.code, Some(2), "{more:?} {run:?}");
         assert!(run.err.contains(expected), "{more:?} {run:?}");
     }
+    let pareto = ["pareto", "m.onnx", "-p", "high_compression", "--data", "x.npz"];
+    for (more, expected) in [
+        (
+            ["--target-bpw", "4"],
+            "--target-bpw: is one budget, and several are tried (leave it out, or efq rewrite)",
+        ),
+        (["--calibration", "x.npz"], calibration.as_str()),
+    ] {
+        let run = folder.efq(&[&pareto[..], &more, &["--algorithm", "search"]].concat());
+        assert_eq!(run.code, Some(2), "{more:?} {run:?}");
+        assert!(run.err.contains(expected), "{more:?} {run:?}");
+    }
+}
+
+/// Samples that no weight of the plan needs are told of.
+#[test]
+fn samples_without_a_weight_to_fit_are_told() {
+    let folder = Folder::new();
+    Net::linear(64, 96).save(&folder.join("m.onnx"));
+    folder.write("x.npz", npz(&[("x", npy_f32(&[20, 64], &noise(20 * 64, 1)))]));
+    let args = "rewrite m.onnx -p high_compression -o o.onnx --validate never --format json --tensor w=int8";
+    let args: Vec<&str> = args.split(' ').chain(["--calibration", "x.npz"]).collect();
+    let report: Value = serde_json::from_str(done(&folder.efq(&args))).unwrap();
+    let told = report["warnings"].to_string();
+    let fitted = !report["fitting"].is_null();
+    assert!(fitted != told.contains("--calibration was not looked at"), "{report}");
 }
 
 #[test]
@@ -236,6 +279,46 @@ fn a_budget_of_bytes_holds_and_more_bytes_lose_less() {
         assert!(now < before, "{now} after {before} at {size} bytes");
         before = now;
     }
+}
+
+#[test]
+fn a_budget_of_bits_counts_what_is_stored() {
+    let folder = Folder::new();
+    halves(&folder);
+    for bits in [5.0, 6.0] {
+        let text = bits.to_string();
+        let args = ["--force", "--calibration", "calib.npz", "--target-bpw", &text, "--unfused", "keep"];
+        let report = rewrite(&folder, "o.onnx", &args);
+        let (mut payload, mut elements) = (0, 0);
+        for tensor in report["tensors"].as_array().unwrap() {
+            payload += tensor["bytes_after"].as_u64().unwrap();
+            elements +=
+                tensor["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).product::<u64>();
+        }
+        let spent = 8.0 * payload as f64 / elements as f64;
+        assert!(spent <= bits * 1.002 && spent > 0.95 * bits, "{spent} of {bits}");
+    }
+    let args = [
+        "rewrite",
+        FIXTURE,
+        "-p",
+        "high_accuracy",
+        "-o",
+        "x.onnx",
+        "--validate",
+        "never",
+        "--algorithm",
+        "search",
+    ];
+    let least = |bits: &str| folder.efq(&[&args[..], &["--target-bpw", bits]].concat());
+    let refused = least("1.5");
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    let told =
+        refused.err.split_once("budget of 1.5 bits per weight: the least that can be reached is ").unwrap().1;
+    let (bits, bytes) = told.split_once(" bits per weight: ").unwrap();
+    assert!(bytes.contains(" bytes, "), "{told}");
+    // What is told can be had.
+    done(&least(bits));
 }
 
 #[test]

@@ -351,6 +351,51 @@ fn analyze() {
     assert_eq!(folder.listing().len(), 2, "analyze wrote");
 }
 
+/// Size against loss, as table, JSON and plot, with what the samples leave open.
+#[test]
+fn pareto() {
+    let folder = Folder::new();
+    let net = Net::new()
+        .input("x", DataType::Float, &["batch", "128"])
+        .output("logits", DataType::Float, &["batch", "32"])
+        .floats("up", &[128, 96], &noise(128 * 96, 1))
+        .floats("down", &[96, 32], &noise(96 * 32, 2))
+        .node("MatMul", "up", &["x", "up"], &["h"], vec![])
+        .node("Tanh", "act", &["h"], &["t"], vec![])
+        .node("MatMul", "down", &["t", "down"], &["logits"], vec![]);
+    net.save(&folder.join("m.onnx"));
+    folder.write("x.npz", npz(&[("x", npy_f32(&[40, 128], &noise(40 * 128, 3)))]));
+    let fixed = "pareto m.onnx -p high_compression --head auto --data x.npz --calibration x.npz --points 4";
+    let run = |more: &str| {
+        let args: Vec<&str> =
+            fixed.split(' ').chain(more.split(' ')).filter(|word| !word.is_empty()).collect();
+        folder.efq(&args)
+    };
+    let text = run("--report f.svg");
+    narrow(done(&text));
+    let mut lines = text.out.lines();
+    assert!(lines.next().unwrap().starts_with("m.onnx  61."), "{}", text.out);
+    let head: Vec<&str> = lines.nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(head.join(" "), "size smaller relative L2 predicted loss");
+    assert!(text.out.ends_with(
+        "note: 40 of 40 samples that judge are calibration samples too: the verdict is optimistic\n"
+    ));
+    let plot = String::from_utf8(folder.read("f.svg")).unwrap();
+    let json: Value =
+        serde_json::from_str(done(&run("--format json --report f.json --max-memory 1GB"))).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&folder.read("f.json")).unwrap(), json);
+    let points = json["points"].as_array().unwrap();
+    assert!(points.len() >= 3, "{json}");
+    assert_eq!(plot.matches("<circle").count(), points.len());
+    assert!(text.out.lines().filter(|line| line.contains(" x ")).count() == points.len(), "{}", text.out);
+    for pair in points.windows(2) {
+        let of = |at: usize, key: &str| pair[at][key].as_f64().unwrap();
+        assert!(of(0, "bytes") < of(1, "bytes") && of(0, "rel_l2") > of(1, "rel_l2"), "{json}");
+    }
+    assert_eq!(json["real_samples"], true);
+    assert_eq!(json["warnings"].as_array().unwrap().len(), 1, "{json}");
+}
+
 /// The report of a rewrite in its forms.
 #[test]
 fn reports() {
@@ -461,7 +506,10 @@ fn validate() {
         "json",
     ]);
     let report: Value = serde_json::from_str(&synthetic.out).unwrap();
-    assert_eq!(report["validation"]["data"], serde_json::json!({ "source": "synthetic", "seed": 7 }));
+    assert_eq!(
+        report["validation"]["data"],
+        serde_json::json!({ "source": "synthetic", "seed": 7, "made": "values" })
+    );
 }
 
 /// Colour is for terminals.

@@ -407,6 +407,163 @@ fn images_that_cannot_be_fed_are_refused() {
     assert!(what.contains("preprocessor_config.json: 'do_pad': true is not carried out"), "{what}");
 }
 
+/// No runtime can run an id without a row, so it is told before one tries, for every form of samples.
+#[test]
+fn ids_without_a_row_in_their_table_are_refused() {
+    let folder = Folder::new();
+    encoder("length", 40).save(&folder.join("m.onnx"));
+    let model = efq::onnx::load(&folder.join("m.onnx")).unwrap();
+    let with = |words: [i64; 4], places: [i64; 4]| {
+        let array = |values: &[i64; 4]| npy_i64(&[2, 2], values);
+        let names = ["input_ids", "attention_mask", "token_type_ids", "position_ids"];
+        let values = [words, [1; 4], [0; 4], places];
+        let arrays: Vec<(&str, Vec<u8>)> = names.into_iter().zip(values.iter().map(array)).collect();
+        folder.write("d.npz", npz(&arrays));
+        samples_at(&folder.join("d.npz"), &model)
+    };
+    assert_eq!(with([0, 7, -1, -8], [0, 39, -40, 1]).unwrap().list.len(), 2);
+    let refused = |words, places| fails(with(words, places)).split_once("d.npz: ").unwrap().1.to_owned();
+    let help = "(the ids are of another tokenizer, or it is another model)";
+    assert_eq!(
+        refused([0, 7, 8, 1], [0; 4]),
+        format!("array 'input_ids': sample 1 holds id 8, the table 'words' has 8 rows {help}")
+    );
+    assert_eq!(
+        refused([0, -9, 0, 1], [0; 4]),
+        format!("array 'input_ids': sample 0 holds id -9, the table 'words' has 8 rows {help}")
+    );
+    assert_eq!(
+        refused([0; 4], [0, 1, 0, 40]),
+        format!("array 'position_ids': sample 1 holds id 40, the table 'places' has 40 rows {help}")
+    );
+
+    for option in ["--data", "--calibration"] {
+        let run =
+            folder.efq(&["rewrite", "m.onnx", "-p", "high_compression", "-o", "o.onnx", option, "d.npz"]);
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert!(run.err.starts_with("error: d.npz: array 'position_ids': sample 1 holds id 40"), "{run:?}");
+    }
+}
+
+/// Ids are held against a table only where it gets them as they are.
+#[test]
+fn ids_are_followed_as_far_as_they_stay_what_they_are() {
+    let net = |op: &str, more: &[&str], attributes| {
+        let inputs: Vec<&str> = ["ids"].iter().chain(more).copied().collect();
+        Net::new()
+            .input("ids", DataType::Int64, &["batch", "2"])
+            .output("y", DataType::Float, &["batch", "n", "16"])
+            .floats("words", &[8, 16], &noise(8 * 16, 1))
+            .integers("shape", &[2], &[1, -1])
+            .integers("one", &[1], &[1])
+            .node(op, "", &inputs, &["other"], attributes)
+            .node("Gather", "", &["words", "other"], &["y"], vec![])
+    };
+    let folder = Folder::new();
+    let file = folder.write("d.npz", npz(&[("ids", npy_i64(&[1, 2], &[3, 9]))]));
+    let read = |net: Net| samples_at(&file, &efq::onnx::load_bytes(net.bytes().into()).unwrap());
+    assert!(fails(read(net("Reshape", &["shape"], vec![]))).contains("holds id 9"));
+    assert!(fails(read(net("Cast", &[], vec![support::int("to", 6)]))).contains("holds id 9"));
+    assert!(read(net("Cast", &[], vec![support::int("to", 9)])).is_ok());
+    assert!(read(net("Sub", &["one"], vec![])).is_ok());
+    assert!(read(net("Mod", &["shape"], vec![])).is_ok());
+}
+
+#[test]
+fn a_text_and_its_padded_ids_coincide() {
+    let folder = text_folder(&encoder("length", 40), true);
+    let texts = text(&folder, "a b\nc\nd d d\n").unwrap();
+    let model = efq::onnx::load(&folder.join("m.onnx")).unwrap();
+    let rows: [&[i64]; 3] = [&[2, 4, 5, 3], &[2, 6, 3], &[2, 7, 3]];
+    let padded = |pad: i64, of: fn(usize, i64) -> i64| -> Vec<u8> {
+        let row =
+            |row: &&[i64]| (0..20).map(|at| row.get(at).map_or(pad, |id| of(at, *id))).collect::<Vec<_>>();
+        npy_i64(&[3, 20], &rows.iter().flat_map(row).collect::<Vec<i64>>())
+    };
+    let arrays = [
+        ("input_ids", padded(1, |_, id| id)),
+        ("attention_mask", padded(0, |_, _| 1)),
+        ("token_type_ids", padded(0, |_, _| 0)),
+        ("position_ids", padded(0, |at, _| at as i64)),
+    ];
+    let arrays = samples_at(&folder.write("d.npz", npz(&arrays)), &model).unwrap();
+    assert_eq!((coincide(&texts, &arrays), coincide(&arrays, &texts)), (2, 2));
+}
+
+/// Weights are fitted to texts and images as to arrays.
+#[test]
+fn texts_and_images_calibrate() {
+    let fitted = |folder: &Folder, path: &str| -> serde_json::Value {
+        let run = folder.efq(&[
+            "rewrite",
+            "m.onnx",
+            "-p",
+            "high_compression",
+            "-o",
+            "o.onnx",
+            "--validate",
+            "never",
+            "--format",
+            "json",
+            "--calibration",
+            path,
+        ]);
+        let report: serde_json::Value = serde_json::from_str(done(&run)).unwrap();
+        assert_eq!(report["fitting"]["data"]["path"], path, "{report}");
+        assert_eq!(report["fitting"]["layers"].as_array().unwrap().len(), 1, "{report}");
+        report["fitting"].clone()
+    };
+    let net = Net::new()
+        .input("input_ids", DataType::Int64, &["batch", "length"])
+        .output("hidden", DataType::Float, &["batch", "length", "64"])
+        .floats("words", &[8, 64], &noise(8 * 64, 1))
+        .floats("w", &[64, 64], &noise(64 * 64, 2))
+        .node("Gather", "words_of", &["words", "input_ids"], &["a"], vec![])
+        .node("MatMul", "product", &["a", "w"], &["hidden"], vec![]);
+    let folder = text_folder(&net, true);
+    let lines: String = (0..40).map(|at| format!("{}a b\n", "c d ".repeat(at % 7))).collect();
+    folder.write("d.txt", lines);
+    assert_eq!(fitted(&folder, "d.txt")["samples"], 40);
+
+    let net = Net::new()
+        .input("pixel_values", DataType::Float, &["batch", "3", "8", "8"])
+        .output("y", DataType::Float, &["batch", "64"])
+        .floats("w", &[192, 64], &noise(192 * 64, 1))
+        .node("Flatten", "flat", &["pixel_values"], &["x"], vec![])
+        .node("MatMul", "product", &["x", "w"], &["y"], vec![]);
+    let folder = image_folder(&net, Some(r#"{"size": 8, "image_mean": 0.5, "image_std": 0.5}"#));
+    for at in 0..24u8 {
+        folder.write(&format!("d/{at}.png"), picture(9, [at * 10, 255 - at, at], ImageFormat::Png));
+    }
+    assert_eq!(fitted(&folder, "d")["samples"], 24);
+}
+
+#[test]
+fn a_folder_without_samples_is_told_what_it_holds() {
+    let folder = image_folder(&vision("3", "2"), Some("{\"size\": 2}"));
+    let said = |folder: &Folder| fails(images(folder)).replace(&folder.path().display().to_string(), "HERE");
+    let known = "(a folder holds images (png, jpg, jpeg, webp, bmp), also one folder deep, or test_data_set_* of \
+                 input_*.pb; a file is .npz, .safetensors, .txt or .jsonl)";
+    std::fs::create_dir(folder.join("d")).unwrap();
+    assert_eq!(said(&folder), format!("HERE/d: is an empty folder {known}"));
+    folder.write("d/readme", "");
+    folder.write("d/a.npz", "");
+    folder.write("d/b.NPZ", "");
+    folder.write("d/deep/c.md", "");
+    assert_eq!(
+        said(&folder),
+        format!("HERE/d: holds no samples: 2 .npz, 1 folder, 1 without an ending {known}")
+    );
+    folder.write("d/a.png", picture(2, [0; 3], ImageFormat::Png));
+    folder.write("d/b.gif", "");
+    folder.write("d/deep/a.TIFF", "");
+    assert_eq!(
+        said(&folder),
+        "HERE/d: holds images in a form that is not read: b.gif and 1 more (convert them, or take them out: PNG, JPEG, WebP and BMP \
+         are read)"
+    );
+}
+
 /// Damaged files end in an error or in samples, never in a panic.
 fn survives(folder: &Folder, path: &Path) {
     let _ = samples_at(path, &efq::onnx::load(&folder.join("m.onnx")).unwrap());

@@ -152,7 +152,7 @@ pub(super) struct Rewrite {
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
     /// Repeat a plan, to the same bytes
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "emit", "embeddings", "head", "unfused"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "emit", "embeddings", "head", "unfused", "target_size", "target_bpw", "target_loss"])]
     pub from_plan: Option<PathBuf>,
     /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made
     #[arg(long, value_name = "FILE", help_heading = "Samples")]
@@ -543,13 +543,34 @@ impl WeightArgs {
     }
 
     /// The settings of `preset` with these and the gate's options.
+    ///
+    /// # Errors
+    /// Values that are out of range; a choice that is left to a budget, without one.
     pub(super) fn settings(&self, preset: &Preset, gate: &GateArgs) -> Result<Settings> {
-        let symmetric = match (self.symmetric, self.asymmetric) {
-            (true, _) => Some(true),
-            (_, true) => Some(false),
-            _ => None,
+        if self.budget().is_none() && !self.lifted().is_empty() {
+            return Err(Error::caller("auto", "leaves the choice to a budget, and there is none")
+                .help("--target-size, --target-bpw or --target-loss"));
+        }
+        self.combined(preset, gate)
+    }
+
+    /// The settings of `preset` with these, for several budgets.
+    ///
+    /// # Errors
+    /// Values that are out of range; a budget.
+    pub(super) fn settings_for_any_budget(&self, preset: &Preset) -> Result<Settings> {
+        let option = match self.budget() {
+            None => return self.combined(preset, &GateArgs::default()),
+            Some(Budget::Size(_)) => "--target-size",
+            Some(Budget::BitsPerWeight(_)) => "--target-bpw",
+            Some(Budget::Loss(_)) => "--target-loss",
         };
-        let budget = self.budget();
+        Err(Error::caller(option, "is one budget, and several are tried")
+            .help("leave it out, or efq rewrite"))
+    }
+
+    /// Roles that a budget may touch though the preset keeps them.
+    fn lifted(&self) -> Vec<Role> {
         let mut lifted = Vec::new();
         if self.embeddings == Some(StoreArg::Auto) {
             lifted.extend([Role::TokenEmbeddings, Role::PositionEmbeddings, Role::TokenTypeEmbeddings]);
@@ -557,10 +578,15 @@ impl WeightArgs {
         if self.head == Some(StoreArg::Auto) {
             lifted.push(Role::LmHead);
         }
-        if budget.is_none() && !lifted.is_empty() {
-            return Err(Error::caller("auto", "leaves the choice to a budget, and there is none")
-                .help("--target-size, --target-bpw or --target-loss"));
-        }
+        lifted
+    }
+
+    fn combined(&self, preset: &Preset, gate: &GateArgs) -> Result<Settings> {
+        let symmetric = match (self.symmetric, self.asymmetric) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        };
         let overrides = Overrides {
             algorithm: self.algorithm.map(AlgorithmName::from),
             block_size: self.block_size.map(BlockSize::from),
@@ -580,8 +606,8 @@ impl WeightArgs {
                 UnfusedArg::Keep => Store::Float,
                 UnfusedArg::Int8 => Store::Int8,
             }),
-            budget,
-            lifted,
+            budget: self.budget(),
+            lifted: self.lifted(),
             keep: self.keep.clone(),
             tensors: self.tensor.clone(),
             accuracy_target: gate.accuracy_target,

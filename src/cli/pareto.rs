@@ -7,6 +7,7 @@ use super::exit::Exit;
 use super::progress::Bars;
 use super::{paths, tell};
 use crate::error::{Error, Result};
+use crate::limits;
 use crate::onnx::find;
 use crate::onnx::save::write_text;
 use crate::pipeline::{ParetoOptions, pareto};
@@ -14,7 +15,7 @@ use crate::report::to_json;
 
 pub(super) fn run(args: &Pareto, general: &General) -> Result<Exit> {
     let preset = args.preset.load()?;
-    let settings = args.weights.settings(&preset, &Default::default())?;
+    let settings = args.weights.settings_for_any_budget(&preset)?;
     let model = find(&args.model)?;
     let own = args.preset.reads().into_iter();
     let reads: Vec<&Path> = own.chain(args.samples.reads()).chain(args.calibration.as_deref()).collect();
@@ -33,6 +34,7 @@ pub(super) fn run(args: &Pareto, general: &General) -> Result<Exit> {
         output_name: args.samples.output_name.clone(),
         seed: args.samples.seed,
         points: args.points.into(),
+        max_memory: args.limits.max_memory.unwrap_or(limits::RUN_BYTES),
     };
     let progress = Bars::new(general);
     let found = pareto(&options, &progress)?;

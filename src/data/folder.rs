@@ -1,14 +1,19 @@
 //! Samples in folders of ONNX test data: `test_data_set_N/input_M.pb`, one TensorProto a file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use prost::Message as _;
 
+use super::images::ENDINGS;
 use super::inputs::{fit, inputs};
 use super::{Array, Label, Sample};
 use crate::error::{Error, Result};
 use crate::onnx::proto::TensorProto;
 use crate::onnx::{Model, map_file, tensor};
+
+/// Kinds of files that an error lists.
+const LISTED: usize = 5;
 
 /// Reads every `test_data_set_*` below `path`, or `path` itself if it is one; gives a digest of the files too.
 pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> {
@@ -64,6 +69,33 @@ pub(super) fn holds(path: &Path) -> Result<bool> {
         (name.starts_with("test_data_set") && entry.is_dir())
             || (name.starts_with("input_") && name.ends_with(".pb"))
     }))
+}
+
+/// That `path` holds nothing that is read, with what is there instead.
+pub(super) fn nothing_in(path: &Path) -> Result<Error> {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in entries(path)? {
+        let kind = match entry.extension().map(|ending| ending.to_string_lossy().to_lowercase()) {
+            _ if entry.is_dir() => "folder".to_owned(),
+            Some(ending) => format!(".{ending}"),
+            None => "without an ending".to_owned(),
+        };
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let mut kinds: Vec<(String, usize)> = kinds.into_iter().collect();
+    kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let more = if kinds.len() > LISTED { ", …" } else { "" };
+    let found: Vec<String> =
+        kinds.iter().take(LISTED).map(|(kind, count)| format!("{count} {kind}")).collect();
+    let what = match found.is_empty() {
+        true => "is an empty folder".to_owned(),
+        false => format!("holds no samples: {}{more}", found.join(", ")),
+    };
+    Ok(Error::format(path.display().to_string(), what).help(format!(
+        "a folder holds images ({}), also one folder deep, or test_data_set_* of input_*.pb; a file is .npz, \
+         .safetensors, .txt or .jsonl",
+        ENDINGS.join(", ")
+    )))
 }
 
 pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>> {

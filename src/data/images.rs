@@ -18,7 +18,9 @@ use crate::onnx::{Model, map_file};
 use crate::panics;
 
 const CONFIG: &str = "preprocessor_config.json";
-const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
+pub(super) const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "webp", "bmp"];
+/// Endings of images in forms that are not read: left out in silence, the samples would be others than were given.
+const UNREAD: [&str; 8] = ["gif", "tif", "tiff", "avif", "heic", "heif", "jxl", "jp2"];
 /// Files that are in memory at once, beside the samples.
 const TOGETHER: usize = 64;
 
@@ -32,26 +34,42 @@ pub(super) struct Item {
 
 /// The images in `path` and in the folders right below it, by name.
 pub(super) fn list(path: &Path) -> Result<Vec<Item>> {
-    let mut found = Vec::new();
+    let (mut found, mut unread) = (Vec::new(), Vec::new());
     let is_hidden = |path: &Path| file_name(path).starts_with('.');
     for entry in entries(path)?.into_iter().filter(|entry| !is_hidden(entry)) {
-        if entry.is_dir() {
-            let inner = entries(&entry)?.into_iter().filter(|file| !is_hidden(file) && is_image(file));
-            found.extend(inner.map(|path| Item { path, folder: Some(file_name(&entry)) }));
-        } else if is_image(&entry) {
-            found.push(Item { path: entry, folder: None });
+        let (inner, folder) = match entry.is_dir() {
+            true => (entries(&entry)?, Some(file_name(&entry))),
+            false => (vec![entry], None),
+        };
+        for file in inner.into_iter().filter(|file| !is_hidden(file)) {
+            if ends(&file, &UNREAD) {
+                unread.push(file);
+            } else if ends(&file, &ENDINGS) {
+                found.push(Item { path: file, folder: folder.clone() });
+            }
         }
         if found.len() > limits::SAMPLES {
             return Err(Error::limit("images", format!("more than {}", limits::SAMPLES)));
         }
     }
+    if let Some(first) = unread.iter().min() {
+        let shown = first.strip_prefix(path).unwrap_or(first).display();
+        let more = match unread.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let what = format!("holds images in a form that is not read: {shown}{more}");
+        return Err(Error::format(path.display().to_string(), what)
+            .help("convert them, or take them out: PNG, JPEG, WebP and BMP are read"));
+    }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
-fn is_image(path: &Path) -> bool {
+/// Whether it is a file of one of `endings`.
+fn ends(path: &Path, endings: &[&str]) -> bool {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str())) && path.is_file()
+    ending.is_some_and(|ending| endings.contains(&ending.as_str())) && path.is_file()
 }
 
 /// The images of `path` as samples for `model`, with a digest of the files in their order.

@@ -5,11 +5,13 @@
 
 mod arrays;
 mod folder;
+mod ids;
 mod images;
 mod inputs;
 mod npz;
 mod padding;
 mod preprocess;
+mod resample;
 mod safetensors;
 mod sequences;
 mod synthetic;
@@ -70,7 +72,32 @@ pub enum Origin {
     /// A file or folder and the BLAKE3 of its contents.
     File { path: PathBuf, blake3: String },
     /// Made by efq with this seed: they say nothing about real inputs.
-    Synthetic { seed: u64 },
+    Synthetic { seed: u64, made: Made },
+}
+
+/// What made-up samples are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Made {
+    /// Sequences of tokens from the embedding table.
+    Sequences,
+    /// Texts that the model writes itself.
+    Texts,
+    /// Noise with the spectrum of photographs.
+    Images,
+    /// Random numbers.
+    Values,
+}
+
+impl Made {
+    /// As reports name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Made::Sequences => "sequences",
+            Made::Texts => "texts",
+            Made::Images => "images",
+            Made::Values => "values",
+        }
+    }
 }
 
 /// Samples for one model.
@@ -115,10 +142,10 @@ impl Sample {
         floats.into_iter().any(|(_, array)| array.bytes.as_chunks().0.iter().any(is_nan))
     }
 
-    /// BLAKE3 of names, types, sizes and bytes of the inputs.
+    /// BLAKE3 of names, types, sizes and bytes of the inputs, padding apart.
     fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
-        for (name, array) in &self.inputs {
+        for (name, array) in padding::counted(self) {
             let head = format!("{name:?} {} {:?} ", array.data_type as i32, array.shape);
             hasher.update(head.as_bytes());
             hasher.update(&array.bytes);
@@ -174,8 +201,13 @@ impl Form {
     /// By kind and ending; what has no known ending is taken for an `.npz`.
     fn of(path: &Path, is_folder: bool) -> Result<Self> {
         if is_folder {
-            let images = !folder::holds(path)? && !images::list(path)?.is_empty();
-            return Ok(if images { Self::Images } else { Self::TestData });
+            if folder::holds(path)? {
+                return Ok(Self::TestData);
+            }
+            return match images::list(path)?.is_empty() {
+                false => Ok(Self::Images),
+                true => Err(folder::nothing_in(path)?),
+            };
         }
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         Ok(match ending.as_deref() {
@@ -201,8 +233,9 @@ impl Form {
 /// Reads the samples of `source` for `model`.
 ///
 /// # Errors
-/// A missing or unknown form, arrays that fit no input or are missing, other sizes than the graph declares,
-/// labels of another count than samples, text without its tokenizer, images without their preprocessing.
+/// A missing or unknown form, arrays that fit no input or are missing, other sizes than the graph declares, ids without
+/// a row in their table, labels of another count than samples, text without its tokenizer, images without their
+/// preprocessing.
 pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     let path = source.path.as_path();
     let shown = path.display().to_string();
@@ -222,6 +255,7 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     if list.is_empty() {
         return Err(Error::format(shown, "holds no sample"));
     }
+    ids::check(&list, model).map_err(within)?;
     Ok(Samples { list, origin: Origin::File { path: path.to_owned(), blake3 } })
 }
 
@@ -244,7 +278,7 @@ fn parse(form: Form, bytes: &Bytes, source: &Source, model: &Model) -> Result<Ve
     }
 }
 
-/// How many samples of `b` have the same inputs as one of `a`, byte for byte.
+/// How many samples of `b` have the same inputs as one of `a`, byte for byte where they are no padding.
 pub fn coincide(a: &Samples, b: &Samples) -> usize {
     let known: HashSet<[u8; 32]> = a.list.iter().map(Sample::digest).collect();
     b.list.iter().filter(|sample| known.contains(&sample.digest())).count()

@@ -1,4 +1,5 @@
-//! Samples without the padding at their end, which costs time and is masked out of every figure.
+//! Samples without padding: at their end it costs time and is masked out of every figure, and between two samples it
+//! makes no difference.
 
 use super::{Array, Dim, IGNORED, InputSpec, Label, Sample};
 
@@ -52,6 +53,38 @@ pub(super) fn unpadded(sample: &Sample, specs: &[InputSpec]) -> Option<Sample> {
         other => other.clone(),
     };
     Some(Sample { inputs, label })
+}
+
+/// The inputs of `sample` at the positions that its `attention_mask` counts, on whichever side padding stands, without
+/// what only repeats one type of token: what tells it from other samples.
+pub(super) fn counted(sample: &Sample) -> Vec<(&str, Array)> {
+    let mask = sample.mask().filter(|mask| mask.contains(&true));
+    let kept = |array: &Array| mask.as_ref().and_then(|mask| at_positions(array, mask));
+    let all = sample
+        .inputs
+        .iter()
+        .map(|(name, array)| (name.as_str(), kept(array).unwrap_or_else(|| array.clone())));
+    let is_type = |name: &str| ["token_type", "segment"].iter().any(|part| name.contains(part));
+    let repeats = |array: &Array| {
+        let size = array.bytes.len() / array.shape.iter().product::<usize>().max(1);
+        array.bytes.iter().zip(array.bytes.iter().skip(size)).all(|(a, b)| a == b)
+    };
+    all.filter(|(name, array)| !(is_type(name) && repeats(array))).collect()
+}
+
+/// The positions of `array`, `[length,…]` or `[1,length,…]`, that `mask` counts; `None` for what has no positions.
+fn at_positions(array: &Array, mask: &[bool]) -> Option<Array> {
+    let axis = array.shape.iter().take(AXIS + 1).position(|size| *size == mask.len())?;
+    let outer: usize = array.shape.iter().take(axis).product();
+    if outer != 1 || !array.bytes.len().is_multiple_of(mask.len().max(1)) {
+        return None;
+    }
+    let size = array.bytes.len() / mask.len().max(1);
+    let positions = array.bytes.chunks(size.max(1)).zip(mask).filter(|(_, counts)| **counts);
+    let bytes: Vec<u8> = positions.flat_map(|(position, _)| position.iter().copied()).collect();
+    let mut shape = array.shape.clone();
+    *shape.get_mut(axis)? = mask.iter().filter(|counts| **counts).count();
+    Some(Array { data_type: array.data_type, shape, bytes: bytes.into() })
 }
 
 /// The next of 16, 24, 32, 48, 64, 96, ...
@@ -109,6 +142,28 @@ mod tests {
         let labelled = |class| Sample { label: Label::Positions(vec![class; 40]), ..sample(17) };
         assert_eq!(unpadded(&labelled(IGNORED), &specs).unwrap().label, Label::Positions(vec![IGNORED; 24]));
         assert_eq!(unpadded(&labelled(1), &specs), None);
+    }
+
+    #[test]
+    fn what_counts_is_the_same_on_either_side_of_padding_and_without() {
+        let padded = |before: usize, after: usize, pad: i64, types: Option<i64>| {
+            let around = |value: i64, inner: &[i64]| {
+                ids(&[&vec![value; before][..], inner, &vec![value; after]].concat())
+            };
+            let mut inputs = vec![
+                ("input_ids".to_owned(), around(pad, &[7, 8, 9])),
+                ("attention_mask".to_owned(), around(0, &[1; 3])),
+            ];
+            inputs.extend(types.map(|kind| ("token_type_ids".to_owned(), around(0, &[kind; 3]))));
+            Sample { inputs, label: Label::None }
+        };
+        let plain = padded(0, 0, 0, None);
+        for other in [padded(0, 5, 0, None), padded(5, 0, 1, None), padded(2, 2, 0, Some(0))] {
+            assert_eq!(counted(&other), counted(&plain));
+        }
+        assert_ne!(counted(&plain), counted(&sample(3)));
+        // Without a position that counts all are the sample.
+        assert_eq!(counted(&sample(0)).first().map(|(_, ids)| ids.shape.clone()), Some(vec![1, 40]));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! A `preprocessor_config.json` as Hugging Face's image processors write it: resize, crop, scale, normalize.
 //!
-//! Pixels are handled as Pillow does it, up to the last bit of rounding.
+//! Pixels are handled as Pillow does it.
 
-use image::imageops::{self, FilterType};
+use image::imageops;
 use image::{GrayImage, ImageBuffer, Luma, Pixel, RgbImage};
 use serde_json::{Map, Value};
 
+use super::resample::{Filter, resize};
 use crate::error::{Error, Result};
 use crate::limits;
 
@@ -20,7 +21,7 @@ const REFUSED: [&str; 4] = ["crop_pct", "size_divisor", "rescale_offset", "offse
 /// What is done to every image.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Preprocess {
-    resize: Option<(Size, FilterType)>,
+    resize: Option<(Size, Filter)>,
     /// Height and width.
     crop: Option<(u32, u32)>,
     factor: f64,
@@ -96,9 +97,15 @@ impl Preprocess {
         let mut image = image;
         if let Some((size, filter)) = self.resize {
             let (height, width) = size.of(image.height(), image.width())?;
-            if (height, width) != (image.height(), image.width()) {
-                image = imageops::resize(&image, width, height, filter);
+            let from = (image.height() as usize, image.width() as usize);
+            let between = u64::from(image.height()) * u64::from(width);
+            if between > limits::IMAGE_PIXELS {
+                return Err(Error::limit("image", format!("{between} pixels between two steps of resizing")));
             }
+            let to = (height as usize, width as usize);
+            let bytes = resize(image.as_raw(), from, to, P::CHANNEL_COUNT.into(), filter);
+            image = ImageBuffer::from_raw(width, height, bytes)
+                .ok_or_else(|| Error::format("image", "is not resized as a whole"))?;
         }
         if let Some((height, width)) = self.crop {
             // Where the image is smaller, zeros stand around it.
@@ -188,12 +195,12 @@ impl Config {
         self.get(key).map(number).transpose()
     }
 
-    fn filter(&self) -> Result<FilterType> {
+    fn filter(&self) -> Result<Filter> {
         match self.get("resample").map(|value| (value, value.as_u64())) {
-            None | Some((_, Some(2))) => Ok(FilterType::Triangle),
-            Some((_, Some(0))) => Ok(FilterType::Nearest),
-            Some((_, Some(1))) => Ok(FilterType::Lanczos3),
-            Some((_, Some(3))) => Ok(FilterType::CatmullRom),
+            None | Some((_, Some(2))) => Ok(Filter::Bilinear),
+            Some((_, Some(0))) => Ok(Filter::Nearest),
+            Some((_, Some(1))) => Ok(Filter::Lanczos),
+            Some((_, Some(3))) => Ok(Filter::Bicubic),
             Some((value, _)) => Err(wrong("resample", value, "0, 1, 2 or 3")),
         }
     }

@@ -324,6 +324,15 @@ impl Costs {
         if let Some((made, loss)) = best.or(least.filter(|_| smallest <= most)) {
             return Ok((made, loss, whole));
         }
+        let elements: u64 = plan.decisions.iter().map(crate::plan::Decision::elements).sum();
+        let in_bits = match budget {
+            Budget::BitsPerWeight(_) => {
+                let payload = smallest.saturating_sub(overhead(model, known, plan, notes)?);
+                let bits = 8.0 * payload as f64 / elements.max(1) as f64;
+                format!("{:.2} bits per weight: ", (100.0 * bits).ceil() / 100.0)
+            }
+            _ => String::new(),
+        };
         let kept: u64 = plan
             .decisions
             .iter()
@@ -332,7 +341,9 @@ impl Costs {
             .sum();
         Err(Error::caller(
             reason,
-            format!("the least that can be reached is {smallest} bytes, {kept} of them fixed by rules"),
+            format!(
+                "the least that can be reached is {in_bits}{smallest} bytes, {kept} of them fixed by rules"
+            ),
         )
         .help("--embeddings auto, --head auto and --unfused int8 leave more to the budget"))
     }

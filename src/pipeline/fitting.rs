@@ -244,7 +244,7 @@ impl<'a> Fitting<'a> {
         let data = serde_json::from_str(told(SOURCE)).unwrap_or_else(|_| {
             match (&self.samples, self.options.calibration.is_some()) {
                 (Some((samples, _)), _) => provenance(samples),
-                (None, _) => report::Data::Synthetic { seed: self.options.seed },
+                (None, _) => report::Data::Synthetic { seed: self.options.seed, made: String::new() },
             }
         });
         let found = &self.calibrated;

@@ -425,6 +425,8 @@ pub(super) fn provenance(samples: &Samples) -> Data {
             blake3: blake3.clone(),
             labelled: samples.labelled(),
         },
-        data::Origin::Synthetic { seed } => Data::Synthetic { seed: *seed },
+        data::Origin::Synthetic { seed, made } => {
+            Data::Synthetic { seed: *seed, made: made.name().to_owned() }
+        }
     }
 }

@@ -149,6 +149,7 @@ impl Done {
 /// Whatever stands against it, see [`crate::error::Kind`]. A gate that fails is no error: the report says so,
 /// and no output is left unless [`RewriteOptions::keep_output`] asks for it.
 pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done> {
+    refuse_unread(options)?;
     progress.stage("reading", 1);
     let mut model = load(&options.input)?;
     model.digest_ahead();
@@ -222,6 +223,11 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
     report.warnings.extend(fitting.few());
     report.warnings.extend(fitting.left_out());
+    if let (Some(option), None) = (to_fit_to(options), &report.fitting) {
+        let what =
+            format!("{option} was not looked at: the plan has no weight that is fitted to activations");
+        report.warnings.push(what);
+    }
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {
         deployed.outcome = Outcome::Failed;
         deployed.reason =
@@ -242,6 +248,24 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         written.staged.publish(options.overwrite)?;
     }
     Ok(Done::new(report, plan, &model))
+}
+
+/// The option that gives what weights are to be fitted to, if there is one.
+fn to_fit_to(options: &RewriteOptions) -> Option<&'static str> {
+    let statistics = options.statistics.as_ref().map(|_| "--statistics");
+    options.calibration.as_ref().map(|_| "--calibration").or(statistics)
+}
+
+/// Refuses samples to fit to beside an algorithm that does not look at them. A plan to repeat has its own.
+fn refuse_unread(options: &RewriteOptions) -> Result<()> {
+    let algorithm = options.settings.algorithm;
+    match to_fit_to(options) {
+        Some(option) if options.plan.is_none() && !algorithm.wants_statistics() => {
+            Err(Error::caller(option, "the algorithm that was asked for does without samples")
+                .help("leave it out, or --algorithm auto"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a model that is quantized already.

@@ -6,7 +6,7 @@ use super::budget::{Costs, Scope};
 use super::fitting::Fitting;
 use super::judge::{Judge, Judged};
 use super::notes::{Notes, file};
-use super::{RewriteOptions, carry_out};
+use super::{RewriteOptions, carry_out, refuse_unread};
 use crate::data;
 use crate::error::{Error, Result};
 use crate::graph::inventory;
@@ -33,6 +33,8 @@ pub struct ParetoOptions {
     pub seed: u64,
     /// Budgets between the smallest and the most precise plan, both included; at least 2.
     pub points: usize,
+    /// Bytes of memory that calibration may take by estimate.
+    pub max_memory: u64,
 }
 
 /// Measures plans for budgets spread evenly over the sizes that a model can have.
@@ -40,16 +42,18 @@ pub struct ParetoOptions {
 /// # Errors
 /// A model or samples that cannot be read, or that the runtime cannot run.
 pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Frontier> {
-    progress.stage("reading", 1);
-    let model = load(&options.input)?;
-    let known = inventory(&model);
     let asked = RewriteOptions {
         data: options.data.clone(),
         calibration: options.calibration.clone(),
         output_name: options.output_name.clone(),
         seed: options.seed,
+        max_memory: options.max_memory,
         ..RewriteOptions::new(&options.input, options.settings.clone())
     };
+    refuse_unread(&asked)?;
+    progress.stage("reading", 1);
+    let model = load(&options.input)?;
+    let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
     let plan = choose(&model, "", &known, &options.settings)?;
     let notes = Notes::new(&model, &options.settings);
@@ -93,12 +97,20 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         }
     }
     mark_knee(&mut points);
+    let warnings = [
+        costs.warning(),
+        fitting.shared_with(&model, judge.samples()),
+        fitting.thinned(),
+        fitting.few(),
+        fitting.left_out(),
+    ];
     Ok(Frontier {
         schema: crate::report::SCHEMA,
         model: file(&model, model.path(), model.digest()),
         preset: options.settings.preset.clone(),
         real_samples: judge.samples().is_some(),
         points,
+        warnings: warnings.into_iter().flatten().collect(),
     })
 }
 

@@ -81,7 +81,7 @@ impl Explanation {
         }
         let samples = match &self.data {
             Data::File { path, .. } => format!("samples of {}", for_terminal(path)),
-            Data::Synthetic { seed } => {
+            Data::Synthetic { seed, .. } => {
                 format!("synthetic samples (seed {seed}), which say nothing of real ones")
             }
         };
@@ -90,7 +90,7 @@ impl Explanation {
         let mut rows = Grid::new(&[
             "tensor",
             "stored as",
-            "of the loss",
+            "of the sum",
             "weights",
             "int8",
             "inputs",
@@ -148,12 +148,16 @@ impl Explanation {
             },
         );
         if let Some(together) = self.together {
-            let _ =
-                writeln!(out, "all of them together: relative L2 {}", figure(Some(together.sqrt()), 4, ""));
+            let _ = writeln!(
+                out,
+                "all of them together: relative L2 {}, measured",
+                figure(Some(together.sqrt()), 4, "")
+            );
         }
         let _ = writeln!(
             out,
-            "weights, int8 and inputs: relative L2 errors at the layer's own output, by its values, by the\n\
+            "the sum and its parts: squared errors of the output with one weight changed at a time, added up\n\
+             weights, int8 and inputs: relative L2 errors at the layer's own output, by its values, by the\n\
              int8 activations of the kernel, and by what the layers before it hand on"
         );
         let gain = |tensor: &Explained| {
@@ -168,12 +172,22 @@ impl Explanation {
         if let Some((tensor, mend)) = best.and_then(|tensor| Some((tensor, tensor.mend.as_ref()?))) {
             let _ = writeln!(
                 out,
-                "\nmost for its bytes: efq rewrite … --tensor '{}={}' adds {} and takes {:.1} % of the loss away",
+                "\nmost for its bytes: efq rewrite … --tensor '{}={}'\n\
+                 adds {} and is predicted to take {:.1} % of the sum away",
                 for_terminal(&tensor.tensor),
                 short(&mend.encoding),
                 size(mend.bytes.unsigned_abs()),
                 percent(mend.removes)
             );
+            if let Some(together) = self.together {
+                let left = (together * (1.0 - percent(mend.removes) / 100.0).max(0.0)).sqrt();
+                let _ = writeln!(
+                    out,
+                    "as much of all together would leave relative L2 {left:.4} of {:.4}, on these {} samples",
+                    together.sqrt(),
+                    self.samples
+                );
+            }
         }
     }
 }

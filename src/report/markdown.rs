@@ -87,7 +87,7 @@ fn validation(out: &mut String, report: &Report) {
         Validation::Measured { output, deployed, weights_only, data, engine } => {
             let from = match data {
                 Data::File { path, blake3, .. } => format!("{} (BLAKE3 {blake3})", for_markdown(path)),
-                Data::Synthetic { seed } => {
+                Data::Synthetic { seed, .. } => {
                     format!("synthetic inputs (seed {seed}), which say nothing about real ones")
                 }
             };

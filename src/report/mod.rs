@@ -207,6 +207,9 @@ pub enum Data {
     Synthetic {
         /// Of the generator.
         seed: u64,
+        /// `sequences`, `texts`, `images` or `values`; absent where none were made after all.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        made: String,
     },
 }
 

@@ -229,7 +229,7 @@ fn validation(out: &mut String, report: &Report) {
                     for_terminal(path),
                     blake3.get(..12).unwrap_or(blake3)
                 ),
-                Data::Synthetic { seed } => {
+                Data::Synthetic { seed, .. } => {
                     format!(
                         "{} synthetic samples (seed {seed}): they say nothing about real inputs",
                         deployed.samples

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::inputs::{Dim, InputSpec, inputs};
 use super::tables::{Tables, input_behind};
-use super::{Array, Label, Origin, Sample, Samples};
+use super::{Array, Label, Made, Origin, Sample, Samples};
 use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Inventory, Values};
 use crate::onnx::Model;
@@ -98,7 +98,9 @@ pub fn drafts(model: &Model, inventory: &Inventory, passes: usize, seed: u64) ->
     let most = ROWS / length.max(1);
     let count =
         (maker.budget(inventory, passes) / length.max(1)).clamp(LEAST / 2, most.clamp(LEAST, 2 * WINDOW));
-    Ok(Some(Drafts { samples: maker.samples(count, &[length], rng, seed)?, input, vocabulary }))
+    let mut samples = maker.samples(count, &[length], rng, seed)?;
+    samples.origin = Origin::Synthetic { seed, made: Made::Texts };
+    Ok(Some(Drafts { samples, input, vocabulary }))
 }
 
 /// Random numbers of calibration.
@@ -202,7 +204,12 @@ impl Maker {
             }
             list.push(Sample { inputs: taken, label: Label::None });
         }
-        Ok(Samples { list, origin: Origin::Synthetic { seed } })
+        let made = match (self.vocabularies.is_empty(), self.spans.is_empty()) {
+            (false, _) => Made::Sequences,
+            (true, false) => Made::Images,
+            (true, true) => Made::Values,
+        };
+        Ok(Samples { list, origin: Origin::Synthetic { seed, made } })
     }
 
     fn array(&self, spec: &InputSpec, length: usize, rng: &mut ChaCha8Rng) -> Result<Array> {
@@ -257,13 +264,14 @@ impl Maker {
         if name.contains("token_type") || name.contains("segment") {
             return vec![0; count];
         }
+        let rows = self.tables.rows.get(&spec.name).copied().unwrap_or(usize::MAX).max(1);
         if name.contains("position") {
-            return (0..count).map(|at| (at % width) as i64).collect();
+            return (0..count).map(|at| (at % width % rows) as i64).collect();
         }
-        match (self.vocabularies.get(&spec.name), self.tables.rows.get(&spec.name)) {
+        match (self.vocabularies.get(&spec.name), rows) {
             (Some(known), _) => known.sequence(count, rng),
-            (None, Some(rows)) => (0..count).map(|_| rng.random_range(0..(*rows).max(1)) as i64).collect(),
-            (None, None) => vec![1; count],
+            (None, usize::MAX) => vec![1; count],
+            (None, rows) => (0..count).map(|_| rng.random_range(0..rows) as i64).collect(),
         }
     }
 }
