@@ -100,7 +100,6 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
     let warnings = [
         costs.warning(),
         fitting.shared_with(&model, judge.samples()),
-        fitting.thinned(),
         fitting.few(),
         fitting.left_out(),
     ];
