@@ -126,6 +126,45 @@ fn less_memory_fits_as_well() {
     );
 }
 
+/// Where memory does not hold the moments of all pairs of inputs, those of bands do nearly as well.
+#[test]
+fn inputs_too_many_for_memory_are_fitted_band_by_band() {
+    let folder = Folder::new();
+    let (k, count) = (640, 1024);
+    Net::linear(k, 32).save(&folder.join("m.onnx"));
+    let (shared, own) = (noise(count * 5, 2), noise(count * k, 3));
+    let values: Vec<f32> =
+        (0..count * k).map(|at| shared[at / k * 5 + at % k / 128] + 0.2 * own[at]).collect();
+    folder.write("x.npz", npz(&[("x", npy_f32(&[count, k], &values))]));
+    let layer = |more: &[&str]| {
+        let fixed = [
+            "rewrite",
+            "m.onnx",
+            "-p",
+            "high_compression",
+            "-o",
+            "out.onnx",
+            "--force",
+            "--tensor",
+            "w=int4",
+            "--accuracy-target",
+            "50",
+        ];
+        let data = ["--calibration", "x.npz", "--data", "x.npz", "--format", "json", "--keep-output"];
+        let report: Value =
+            serde_json::from_str(done(&folder.efq(&[&fixed[..], &data, more].concat()))).unwrap();
+        let layer = &report["fitting"]["layers"][0];
+        assert_eq!(layer["algorithm"], "gptq", "{layer}");
+        let share = layer["error"].as_f64().unwrap() / layer["error_by_search"].as_f64().unwrap();
+        (share, report["validation"]["weights_only"]["rel_l2"].as_f64().unwrap())
+    };
+    let whole = layer(&[]);
+    let bands = layer(&["--max-memory", "100MB"]);
+    assert_ne!(whole, bands);
+    assert!(whole.0 < 0.8 && bands.0 < 0.8, "{whole:?} {bands:?}");
+    assert!(bands.1 < 1.3 * whole.1, "{whole:?} {bands:?}");
+}
+
 #[test]
 fn samples_that_hold_nan_are_left_out() {
     let folder = Folder::new();

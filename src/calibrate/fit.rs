@@ -45,13 +45,42 @@ pub(super) enum Judges {
 pub(super) struct Outcome {
     pub fitted: Fitted,
     pub algorithm: &'static str,
-    pub errors: Option<(f64, f64)>,
+    pub errors: Option<Errors>,
     pub fallback: Option<&'static str>,
+}
+
+/// Squared errors of a linear's output on held-out rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Errors {
+    searched: f64,
+    fitted: f64,
+    signal: f64,
+}
+
+impl Errors {
+    /// Those of both.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            searched: self.searched + other.searched,
+            fitted: self.fitted + other.fitted,
+            signal: self.signal + other.signal,
+        }
+    }
+
+    /// By search and as fitted, relative to the square of the output.
+    pub fn relative(self) -> (f64, f64) {
+        (self.searched / self.signal, self.fitted / self.signal)
+    }
 }
 
 impl Shared {
     pub fn new(sums: Option<(Sums, Sums)>) -> Self {
         Self { sums, moments: Default::default(), prepared: Default::default() }
+    }
+
+    /// Rows that take part.
+    pub fn rows(&self) -> usize {
+        self.sums.as_ref().map_or(0, |(sums, _)| sums.rows())
     }
 
     /// Prepares one damping on all rows.
@@ -192,7 +221,7 @@ pub(super) fn fit(
             }
             Some((error, damping)) if error < base || algorithm == Algorithm::Gptq => {
                 chosen = damping;
-                errors = Some((base / signal, error / signal));
+                errors = Some(Errors { searched: base, fitted: error, signal });
             }
             Some(_) => return plain(Some("no better on held-out samples")),
             None => return plain(Some("its statistics cannot be factored")),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::fit::{self, Judges, Shared};
-use super::{Calibrated, Layer, Likeness, Steps, WIDEST, runs_as_float};
+use super::{Calibrated, Layer, Likeness, Steps, runs_as_float};
 use crate::engine::{enters, rows_name};
 use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Inventory, Site, Values, WeightUse, bias};
@@ -48,9 +48,10 @@ pub fn from_statistics(
     let mut found = Calibrated::default();
     let mut layers = BTreeMap::new();
     for (name, sites) in groups {
-        let parts = kept.parts.get(&name).filter(|(sums, _)| {
-            sites.first().is_some_and(|(_, site)| site.k == sums.width()) && sums.width() <= WIDEST
-        });
+        let parts = kept
+            .parts
+            .get(&name)
+            .filter(|(sums, _)| sites.first().is_some_and(|(_, site)| site.k == sums.width()));
         found.rows = found.rows.max(parts.map_or(0, |parts| parts.0.rows()));
         let mut shared = Shared::new(parts.cloned());
         let judges = match parts {
@@ -83,7 +84,7 @@ pub fn from_statistics(
                 Layer {
                     decision,
                     algorithm: outcome.algorithm,
-                    errors: outcome.errors,
+                    errors: outcome.errors.map(fit::Errors::relative),
                     fallback: outcome.fallback,
                 },
             );

@@ -2,6 +2,7 @@
 //! each weight is fitted to what reaches it in both, takes effect at once, and is kept only where it is better
 //! on samples that had no part in it.
 
+mod bands;
 mod fit;
 mod generate;
 mod influence;
@@ -29,10 +30,13 @@ use crate::quant::{Algorithm, Quantized, Scheme, compensate};
 use crate::sensitivity::{decoded, decoded_blocks};
 use crate::statistics::Parts;
 
+use bands::{Band, joined, suits};
+use fit::Outcome;
 use made::{Linear, Made};
 use reach::{Parties, Reach};
 use runs::{Pair, Runs};
 
+pub use bands::bands;
 pub use generate::{PASSES, generate};
 pub use influence::{Change, Effect, influence};
 pub use kept::from_statistics;
@@ -54,10 +58,9 @@ pub fn weight_beside(real: usize) -> usize {
     let missing = ENOUGH_ROWS.saturating_sub(real).min(real);
     (real / ONE_BESIDE).max(missing).max(LEAST_ROWS.saturating_sub(real))
 }
-/// Wider activations than this have no statistics: their moments would take too long to factor.
-pub const WIDEST: usize = 12_288;
 /// Why a wider layer is not fitted.
-const TOO_WIDE: &str = "its inputs are too many for statistics (more than 12288, or than --max-memory holds)";
+const TOO_WIDE: &str =
+    "its inputs are too many for statistics of all pairs, and its blocks do not divide bands of them";
 /// Why a layer is not fitted, after its name.
 const UNREACHED: &str = "stands in a body, which calibration does not enter";
 
@@ -171,8 +174,9 @@ pub struct Material<'a> {
 pub struct Limits {
     /// Samples whose activations are in memory; those of the others wait in a temporary file.
     pub samples_at_once: usize,
-    /// The widest activation of which there are statistics.
-    pub widest: usize,
+    /// Pairs of inputs of a linear of which there are second moments; where there are more, those of distant inputs
+    /// are left out, see [`bands`].
+    pub pairs: usize,
 }
 
 /// Walks samples through `model` and fits the weights that `plan` wants fitted to statistics.
@@ -212,7 +216,7 @@ pub fn calibrate(
         inventory,
         likeness,
         steps,
-        widest: limits.widest,
+        pairs: limits.pairs,
         keep,
         made_up: !beside.is_empty(),
         wishes,
@@ -284,7 +288,7 @@ struct Walk<'a> {
     inventory: &'a Inventory,
     likeness: Likeness,
     steps: Steps,
-    widest: usize,
+    pairs: usize,
     keep: bool,
     /// Whether there are samples made up beside the given ones.
     made_up: bool,
@@ -319,14 +323,13 @@ impl Walk<'_> {
         let mut by_input: Vec<(&str, Reach<'c>)> = Vec::new();
         for cut in cuts.iter().filter(|cut| !self.is_table(cut)) {
             let width = self.site(cut)?.k;
-            let narrow = width <= self.widest;
             let at = by_input.iter().position(|(input, _)| *input == cut.input).unwrap_or_else(|| {
-                let reach = Reach::new(&cut.input, width, self.keep && narrow, self.made_up);
-                by_input.push((&cut.input, reach));
+                let bands = bands(width, self.pairs);
+                by_input.push((&cut.input, Reach::new(&cut.input, width, bands, self.keep, self.made_up)));
                 by_input.len() - 1
             });
             let scheme = self.scheme(cut);
-            let wanted = narrow && scheme.is_some_and(|(_, algorithm)| algorithm.wants_statistics());
+            let wanted = scheme.is_some_and(|(_, algorithm)| algorithm.wants_statistics());
             if let Some((_, reach)) = by_input.get_mut(at) {
                 reach.join(cut, scheme.map(|(scheme, _)| scheme.block), wanted, self.made_up);
             }
@@ -348,12 +351,11 @@ impl Walk<'_> {
         for mut reach in reaches {
             self.found.kept.extend(reach.take_kept());
             let width = reach.width;
-            for (block, mut group) in std::mem::take(&mut reach.groups) {
-                let input = group.cuts.first().map_or("", |cut| cut.input.as_str());
-                let (sums, judges) = group.take();
-                self.found.rows = self.found.rows.max(sums.as_ref().map_or(0, |(sums, _)| sums.rows()));
-                let mut shared = fit::Shared::new(sums);
-                let list = group.cuts.into_iter().map(|cut| self.linear(cut, &mut shared, &judges, progress));
+            for (block, cuts, mut bands) in reach.take_groups() {
+                let input = cuts.first().map_or("", |cut| cut.input.as_str());
+                let rows = bands.iter().map(|band| band.shared.rows()).max().unwrap_or(0);
+                self.found.rows = self.found.rows.max(rows);
+                let list = cuts.into_iter().map(|cut| self.linear(cut, &mut bands, progress));
                 let list = list.collect::<Result<_>>()?;
                 made.push(Made::Linears { input, width, block: block.filter(|_| self.steps.kernel), list });
             }
@@ -365,8 +367,7 @@ impl Walk<'_> {
     fn linear<'c>(
         &mut self,
         cut: &'c Cut,
-        shared: &mut fit::Shared,
-        judges: &fit::Judges,
+        bands: &mut [Band],
         progress: &dyn Progress,
     ) -> Result<Linear<'c>> {
         let site = self.site(cut)?;
@@ -379,21 +380,34 @@ impl Walk<'_> {
         };
         // Moments about the mean are right only where the bias takes the mean over.
         let centred = self.steps.bias && bias(&self.index, site).is_some();
-        let mut outcome = fit::fit(
-            &matrix,
-            &weight,
-            scheme,
-            algorithm,
-            centred,
-            self.likeness,
-            self.steps,
-            shared,
-            judges,
-            progress,
-        );
-        if k > self.widest && algorithm.wants_statistics() {
-            outcome.fallback = Some(TOO_WIDE);
-        }
+        let fit = |weight: &[f32], band: &mut Band| {
+            fit::fit(
+                &matrix.band(band.inputs.clone()),
+                weight,
+                scheme,
+                algorithm,
+                centred,
+                self.likeness,
+                self.steps,
+                &mut band.shared,
+                &band.judges,
+                progress,
+            )
+        };
+        let outcome = match bands {
+            [band] => fit(&weight, band),
+            bands if !bands.is_empty() && suits(scheme) && algorithm.wants_statistics() => {
+                let parts = bands.iter_mut().map(|band| {
+                    let own = weight.get(band.inputs.start * n..band.inputs.end * n).unwrap_or_default();
+                    fit(own, band)
+                });
+                joined(parts.collect()).ok_or_else(|| Error::format("weight", "has no bands"))?
+            }
+            bands => {
+                let fallback = Some(TOO_WIDE).filter(|_| !bands.is_empty() && algorithm.wants_statistics());
+                Outcome { fallback, ..fit(&weight, &mut Band::without(k)) }
+            }
+        };
         let back = decoded_blocks(&outcome.fitted.quantized, scheme, k, n)
             .ok_or_else(|| Error::format("weight", "its codes cannot be read back"))?;
         let back = self.steps.sequential.then(|| (back, outcome.fitted.shift.clone()));
@@ -401,7 +415,7 @@ impl Walk<'_> {
             self.found.layers.push(Layer {
                 decision: wish.decision,
                 algorithm: outcome.algorithm,
-                errors: outcome.errors,
+                errors: outcome.errors.map(fit::Errors::relative),
                 fallback: outcome.fallback,
             });
             if outcome.algorithm != "search" || outcome.fitted.shift.is_some() {

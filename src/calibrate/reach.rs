@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::fit::Judges;
+use super::bands::Band;
+use super::fit::{Judges, Shared};
 use super::rows::Rows;
 use super::runs::Pair;
 use super::weight_beside;
@@ -33,18 +34,21 @@ impl Parties {
 /// The linears that share an input.
 pub(super) struct Reach<'a> {
     pub width: usize,
+    /// In which the inputs are summed up.
+    bands: Vec<Range<usize>>,
     /// By the block in which the kernel rounds: what a weight sees depends on it. Without one are linears that stay
     /// float.
-    pub groups: BTreeMap<Option<usize>, Group<'a>>,
+    groups: BTreeMap<Option<usize>, Group<'a>>,
     /// Of the original network, where they are to be kept.
     kept: Option<Seen>,
     input: &'a str,
 }
 
 /// Linears that see the same rows.
-pub(super) struct Group<'a> {
-    pub cuts: Vec<&'a Cut>,
-    seen: Option<Seen>,
+struct Group<'a> {
+    cuts: Vec<&'a Cut>,
+    /// By band; none where nothing is to be fitted.
+    seen: Vec<Seen>,
 }
 
 /// Sums over the rows of a batch after another.
@@ -54,6 +58,8 @@ struct Seen {
     /// The same over samples made up beside.
     made: Option<(Sums, Sums)>,
     judges: (Vec<f32>, Vec<f32>),
+    /// Values of those that are kept, of each network.
+    most_judged: usize,
 }
 
 /// The rows that reach a cut in a batch.
@@ -91,17 +97,19 @@ impl Both {
 }
 
 impl<'a> Reach<'a> {
-    /// Nothing yet at `input`, of `width`; `keep` asks for the sums of the original network.
-    pub fn new(input: &'a str, width: usize, keep: bool, made: bool) -> Self {
-        Self { width, groups: BTreeMap::new(), kept: keep.then(|| Seen::new(width, made)), input }
+    /// Nothing yet at `input`, of `width` in these bands; `keep` asks for the sums of the original network, which are
+    /// those of a single band.
+    pub fn new(input: &'a str, width: usize, bands: Vec<Range<usize>>, keep: bool, made: bool) -> Self {
+        let kept = (keep && bands.len() == 1).then(|| Seen::new(width, width, made));
+        Self { width, bands, groups: BTreeMap::new(), kept, input }
     }
 
     /// Adds a linear; `wanted` asks for sums over what it sees.
     pub fn join(&mut self, cut: &'a Cut, block: Option<usize>, wanted: bool, made: bool) {
-        let group = self.groups.entry(block).or_insert_with(|| Group { cuts: Vec::new(), seen: None });
+        let group = self.groups.entry(block).or_insert_with(|| Group { cuts: Vec::new(), seen: Vec::new() });
         group.cuts.push(cut);
-        if wanted && group.seen.is_none() {
-            group.seen = Some(Seen::new(self.width, made));
+        if wanted && group.seen.is_empty() {
+            group.seen = self.bands.iter().map(|band| Seen::new(band.len(), self.width, made)).collect();
         }
     }
 
@@ -113,7 +121,7 @@ impl<'a> Reach<'a> {
         parties: &Parties,
         kernel: bool,
     ) -> Result<()> {
-        if self.kept.is_none() && self.groups.values().all(|group| group.seen.is_none()) {
+        if self.kept.is_none() && self.groups.values().all(|group| group.seen.is_empty()) {
             return Ok(());
         }
         let both = Both::of(pairs, self.input, self.width)?;
@@ -121,8 +129,13 @@ impl<'a> Reach<'a> {
             kept.add(range, &both.original, &both.original, parties, false);
         }
         for (block, group) in &mut self.groups {
-            if let Some(seen) = &mut group.seen {
+            if let [seen] = &mut group.seen[..] {
                 seen.add(range, &both.seen(block.filter(|_| kernel)), &both.original, parties, true);
+            } else if !group.seen.is_empty() {
+                let rows = both.seen(block.filter(|_| kernel));
+                for (band, seen) in self.bands.iter().zip(&mut group.seen) {
+                    seen.add(range, &rows.columns(band), &both.original.columns(band), parties, true);
+                }
             }
         }
         Ok(())
@@ -132,30 +145,29 @@ impl<'a> Reach<'a> {
     pub fn take_kept(&mut self) -> Option<(String, Parts)> {
         self.kept.take().map(|kept| (self.input.to_owned(), kept.parts().0))
     }
-}
 
-impl Group<'_> {
-    /// The sums, and the rows that judge.
-    pub fn take(&mut self) -> (Option<Parts>, Judges) {
-        match self.seen.take() {
-            Some(seen) => {
+    /// What the linears of each block saw, by band.
+    pub fn take_groups(&mut self) -> Vec<(Option<usize>, Vec<&'a Cut>, Vec<Band>)> {
+        let groups = std::mem::take(&mut self.groups).into_iter();
+        let of = |(block, group): (Option<usize>, Group<'a>)| {
+            let seen = self.bands.iter().cloned().zip(group.seen);
+            let bands = seen.map(|(inputs, seen)| {
                 let (parts, judges) = seen.parts();
-                (Some(parts), judges)
-            }
-            None => (None, Judges::Rows(Vec::new(), Vec::new())),
-        }
+                Band { inputs, shared: Shared::new(Some(parts)), judges }
+            });
+            (block, group.cuts, bands.collect())
+        };
+        groups.map(of).collect()
     }
 }
 
 impl Seen {
-    fn new(width: usize, made: bool) -> Self {
+    /// Of a band of `width` inputs of `all`.
+    fn new(width: usize, all: usize, made: bool) -> Self {
         let sums = || Sums::new(width);
-        Self {
-            train: sums(),
-            judging: sums(),
-            made: made.then(|| (sums(), sums())),
-            judges: Default::default(),
-        }
+        let made = made.then(|| (sums(), sums()));
+        let most_judged = (MOST_JUDGED / all.max(1)).max(1) * width;
+        Self { train: sums(), judging: sums(), made, judges: Default::default(), most_judged }
     }
 
     fn add(&mut self, range: &Range<usize>, seen: &Rows, original: &Rows, parties: &Parties, judged: bool) {
@@ -171,7 +183,7 @@ impl Seen {
             sum(made, &|at| !given(at) && !parties.holds_out(at));
             sum(judging, &|at| !given(at) && parties.holds_out(at));
         }
-        if judged && self.judges.0.len() < MOST_JUDGED {
+        if judged && self.judges.0.len() < self.most_judged {
             let held = |at: usize| parties.holds_out(range.start + at);
             self.judges.0.extend(seen.counted(masks, &held));
             self.judges.1.extend(original.counted(masks, &held));
@@ -180,7 +192,7 @@ impl Seen {
 
     /// Sums over the rows that take part, and over those held out; and the rows that judge.
     fn parts(self) -> (Parts, Judges) {
-        let Self { mut train, mut judging, made, judges: (mut seen, mut original) } = self;
+        let Self { mut train, mut judging, made, judges: (mut seen, mut original), most_judged } = self;
         if let Some((mut made, mut made_judging)) = made {
             let weight = weight_beside(train.rows() + judging.rows());
             let all = made.rows() + made_judging.rows();
@@ -190,10 +202,8 @@ impl Seen {
             train.merge(&made);
             judging.merge(&made_judging);
         }
-        let width = train.width().max(1);
-        let most = (MOST_JUDGED / width).max(1) * width;
-        seen.truncate(most);
-        original.truncate(most);
+        seen.truncate(most_judged);
+        original.truncate(most_judged);
         ((train, judging), Judges::Rows(seen, original))
     }
 }

@@ -52,6 +52,13 @@ impl Rows {
         self.values.par_chunks_mut(width.max(1)).for_each(|row| rounded(row, width));
     }
 
+    /// Some columns of every row.
+    pub fn columns(&self, columns: &Range<usize>) -> Rows {
+        let rows = self.values.chunks_exact(self.width.max(1));
+        let values = rows.filter_map(|row| row.get(columns.clone())).flatten().copied().collect();
+        Rows { width: columns.len(), values, ranges: self.ranges.clone(), shapes: self.shapes.clone() }
+    }
+
     /// The rows of the chosen samples that are no padding.
     pub fn counted(&self, masks: &[Option<Vec<bool>>], chosen: &dyn Fn(usize) -> bool) -> Vec<f32> {
         let mut taken = Vec::new();

@@ -1,6 +1,6 @@
 //! Whether running both models fits into memory.
 
-use crate::calibrate::{Limits, WIDEST};
+use crate::calibrate::{Limits, bands};
 use crate::data::{Array, Sample};
 use crate::graph::{Form, Inventory};
 use crate::onnx::Model;
@@ -54,11 +54,11 @@ pub(super) fn limits<'s>(
 ) -> Limits {
     let linears = || known.sites.iter().filter(|site| site.form != Form::Gather);
     let left = limit.saturating_sub(OWN).saturating_sub(weights(model, known).saturating_mul(2));
-    let moments = |k: usize| (k as u64).saturating_mul(k as u64).saturating_mul(MOMENTS);
-    let narrow = |k: &usize| *k <= WIDEST && moments(*k) <= left / 4 * 3;
-    let widest = linears().map(|site| site.k).filter(narrow).max().unwrap_or(0);
+    let pairs = usize::try_from(left / 4 * 3 / MOMENTS).unwrap_or(usize::MAX);
+    let held = |k: usize| bands(k, pairs).iter().map(|band| (band.len() as u64).pow(2)).sum::<u64>();
+    let moments = linears().map(|site| held(site.k)).max().unwrap_or(0).saturating_mul(MOMENTS);
 
-    let left = left.saturating_sub(moments(widest));
+    let left = left.saturating_sub(moments);
     let inputs = linears().map(|site| site.k as u64).max().unwrap_or(1);
     let products = linears().map(|site| site.n as u64).max().unwrap_or(1);
     let row = inputs.saturating_mul(HELD_INPUTS).saturating_add(products.saturating_mul(HELD_PRODUCTS));
@@ -67,7 +67,7 @@ pub(super) fn limits<'s>(
     let needed = rows.saturating_mul(row).saturating_mul(4).max(1);
     let samples_at_once =
         if needed <= left { count } else { (count as f64 * (left as f64 / needed as f64)) as usize };
-    Limits { samples_at_once: samples_at_once.max(1), widest }
+    Limits { samples_at_once: samples_at_once.max(1), pairs }
 }
 
 /// Bytes of the weights in float32.
@@ -163,9 +163,10 @@ mod tests {
         let limits = |limit| limits(&model, &known, samples.iter(), limit);
         let all = 1000 * 10 * 4 * (64 * HELD_INPUTS + 32 * HELD_PRODUCTS);
         let (weights, moments) = (OWN + 2 * 8192, 64 * 64 * MOMENTS);
-        assert_eq!(limits(weights + moments + all), Limits { samples_at_once: 1000, widest: 64 });
-        assert_eq!(limits(weights + moments + all / 2), Limits { samples_at_once: 500, widest: 64 });
-        assert_eq!(limits(weights + moments), Limits { samples_at_once: 204, widest: 0 });
-        assert_eq!(limits(0), Limits { samples_at_once: 1, widest: 0 });
+        assert_eq!(limits(weights + moments + all).samples_at_once, 1000);
+        assert_eq!(limits(weights + moments + all / 2).samples_at_once, 500);
+        assert_eq!(limits(weights + moments).samples_at_once, 1);
+        assert_eq!(limits(weights + 4 * MOMENTS * 1000).pairs, 3000);
+        assert_eq!(limits(0), Limits { samples_at_once: 1, pairs: 0 });
     }
 }

@@ -87,6 +87,14 @@ impl<'a> Matrix<'a> {
         Matrix { layout: Layout { offset, k: n, n: k, k_stride: n_stride, n_stride: k_stride }, ..self }
     }
 
+    /// Some of its rows, without moving bytes; no more than there are.
+    pub fn band(self, rows: Range<usize>) -> Self {
+        let Layout { offset, k, k_stride, .. } = self.layout;
+        let (start, end) = (rows.start.min(k), rows.end.min(k));
+        let (offset, k) = (offset + start * k_stride, end.saturating_sub(start));
+        Matrix { layout: Layout { offset, k, ..self.layout }, ..self }
+    }
+
     /// Rows (reduction axis).
     pub fn k(&self) -> usize {
         self.layout.k
