@@ -2,11 +2,17 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use efq::data::{self, Sample, Source};
 use efq::engine::{Runner, Variant};
 use efq::graph::{inventory, measured_output};
 use efq::onnx::load;
 use efq::onnx::proto::{AttributeProto, attribute_proto, tensor_proto::DataType};
+use efq::pipeline::{self, RewriteOptions, When};
+use efq::preset::Preset;
+use efq::progress::{Progress, Silent};
+use efq::settings::{Overrides, Settings};
 use serde_json::Value;
 use support::{Folder, Net, done, int, ints, noise, npy_f32, npz};
 
@@ -375,6 +381,43 @@ fn statistics_are_kept_and_take_the_place_of_samples() {
     assert_eq!(out.code, Some(3), "{told}");
     assert!(told.contains("kept.safetensors: statistics: are of another model"), "{told}");
     assert!(!folder.join("x.onnx").exists());
+}
+
+/// A listener that asks to stop when the model is written.
+struct Stops(AtomicBool);
+
+impl Progress for Stops {
+    fn stage(&self, name: &str, _: u64) {
+        self.0.fetch_or(name == "writing", Ordering::SeqCst);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What carries a run out once more after it failed finds no statistics in its way.
+#[test]
+fn a_run_that_fails_keeps_no_statistics() {
+    let folder = Folder::new();
+    Net::linear(64, 96).save(&folder.join("m.onnx"));
+    folder.write("c.npz", npz(&[("x", npy_f32(&[40, 64], &noise(40 * 64, 1)))]));
+    let preset = Preset::builtin("high_compression").unwrap();
+    let settings = Settings::new(&preset, &Overrides::default()).unwrap();
+    let options = RewriteOptions {
+        output: Some(folder.join("o.onnx")),
+        calibration: Some(Source::new(folder.join("c.npz"))),
+        statistics: Some(folder.join("s.safetensors")),
+        validate: When::Never,
+        ..RewriteOptions::new(folder.join("m.onnx"), settings)
+    };
+    let before = folder.listing();
+    let error = pipeline::rewrite(&options, &Stops(AtomicBool::new(false))).unwrap_err();
+    assert_eq!(error.kind(), efq::Kind::Interrupted, "{error}");
+    assert_eq!(folder.listing(), before);
+    pipeline::rewrite(&options, &Silent).unwrap();
+    let names: Vec<String> = folder.listing().into_keys().collect();
+    assert_eq!(names, ["c.npz", "m.onnx", "o.onnx", "s.safetensors"]);
 }
 
 /// An Einsum by heads, a weight on the left, and a Gemm of a transposed activation.

@@ -343,18 +343,37 @@ pub fn stage_copy(
 /// # Errors
 /// I/O errors; the file exists and `overwrite` is not set.
 pub fn write_text(target: &Path, text: &str, overwrite: bool) -> Result<()> {
-    write_file(target, text.as_bytes(), overwrite)
+    StagedFile::new(target, text.as_bytes())?.publish(overwrite)
 }
 
-/// Writes a file through a temporary one.
-///
-/// # Errors
-/// I/O errors; the file exists and `overwrite` is not set.
-pub fn write_file(target: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
-    let folder = staging(target)?;
-    let file = folder.path().join(target.file_name().unwrap_or_default());
-    std::fs::write(&file, bytes).map_err(|error| unwritable(&file, &error))?;
-    place(&file, target, overwrite)
+/// A complete file in a temporary folder beside its target; gone when dropped, unless published.
+pub struct StagedFile {
+    folder: TempDir,
+    target: PathBuf,
+}
+
+impl StagedFile {
+    /// Writes `bytes`, but not yet under the name `target`.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn new(target: &Path, bytes: &[u8]) -> Result<Self> {
+        let staged = Self { folder: staging(target)?, target: target.to_owned() };
+        std::fs::write(staged.path(), bytes).map_err(|error| unwritable(target, &error))?;
+        Ok(staged)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(self.target.file_name().unwrap_or_default())
+    }
+
+    /// Moves the file under its name.
+    ///
+    /// # Errors
+    /// The target exists (without `overwrite`), or cannot be written.
+    pub fn publish(self, overwrite: bool) -> Result<()> {
+        place(&self.path(), &self.target, overwrite)
+    }
 }
 
 struct Writer<'d, 'a> {

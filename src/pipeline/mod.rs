@@ -206,7 +206,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     if options.repair && may_grow && options.plan.is_none() {
         done = work.repaired(&mut costs, done)?;
     }
-    let Workshop { fitting, judge, notes, .. } = work;
+    let Workshop { mut fitting, judge, notes, .. } = work;
     let Attempt { plan, written, judged, fitting: fitted } = done;
     if progress.cancelled() {
         return Err(Error::interrupted());
@@ -247,6 +247,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     } else {
         written.staged.publish(options.overwrite)?;
     }
+    fitting.publish()?;
     Ok(Done::new(report, plan, &model))
 }
 
