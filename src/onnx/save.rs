@@ -1,11 +1,11 @@
 //! Model → file: payloads are produced while the file is written, the result replaces nothing unless asked
 //! to, and appears under its name only when it is complete and found good.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -510,18 +510,29 @@ fn side_name(target: &Path) -> String {
 /// A folder beside `target` that only efq uses, on the same file system.
 fn staging(target: &Path) -> Result<TempDir> {
     let folder = folder_of(target);
-    let prefix = staging_prefix(std::process::id());
+    let prefix = staging_prefix(MARK.get().copied());
     tempfile::Builder::new().prefix(&prefix).tempdir_in(folder).map_err(|error| unwritable(folder, &error))
 }
 
-fn staging_prefix(process: u32) -> String {
-    format!(".efq-{process}-")
+/// In the name of every folder that this process stages in.
+static MARK: OnceLock<u64> = OnceLock::new();
+
+/// Has whatever this process stages carry `mark`, by which another process finds it. Numbers of processes would not do:
+/// containers that share a folder have the same ones.
+pub fn mark_staged(mark: u64) {
+    // A process has one mark.
+    let _ = MARK.set(mark);
 }
 
-/// Removes what the process with this number staged for `target`, once it is gone and could not do so itself.
-pub fn clean_up_after(process: u32, target: &Path) {
-    let prefix = staging_prefix(process);
-    for entry in std::fs::read_dir(folder_of(target)).into_iter().flatten().flatten() {
+fn staging_prefix(mark: Option<u64>) -> String {
+    mark.map_or(".efq-".to_owned(), |mark| format!(".efq-{mark:016x}-"))
+}
+
+/// Removes what a process with this mark staged beside `targets`, once it is gone and could not do so itself.
+pub fn clean_up(mark: u64, targets: &[PathBuf]) {
+    let prefix = staging_prefix(Some(mark));
+    let folders: BTreeSet<&Path> = targets.iter().map(|target| folder_of(target)).collect();
+    for entry in folders.into_iter().flat_map(std::fs::read_dir).flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&prefix) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
@@ -591,6 +602,24 @@ mod tests {
         staged(2, &target).publish(true).unwrap();
         assert_eq!((value(&target), std::fs::read(&target).unwrap() == first), (2, true));
         assert_eq!(names(folder.path()), ["m.onnx", "m.onnx_data"]);
+    }
+
+    #[test]
+    fn what_another_run_staged_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let targets = ["m.onnx", "a/s.safetensors", "b/r.json"].map(|name| folder.path().join(name));
+        for parent in targets.iter().map(|target| target.parent().unwrap()) {
+            std::fs::create_dir_all(parent).unwrap();
+            for mark in [Some(1), Some(2), None] {
+                std::fs::create_dir(parent.join(format!("{}x", staging_prefix(mark)))).unwrap();
+            }
+        }
+        clean_up(1, &targets);
+        for parent in targets.iter().map(|target| target.parent().unwrap()) {
+            let staged: Vec<String> =
+                names(parent).into_iter().filter(|name| name.starts_with(".efq-")).collect();
+            assert_eq!(staged, [".efq-0000000000000002-x", ".efq-x"]);
+        }
     }
 
     /// What stands after a step that fails is what a kill there leaves.
