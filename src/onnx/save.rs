@@ -231,7 +231,10 @@ impl Staged {
             }
         }
         let Some((from, to)) = side else {
+            let left = self.side_of_replaced().filter(|_| overwrite);
             place(&model, &self.target, overwrite)?;
+            // What cannot be removed is in nobody's way.
+            left.into_iter().for_each(|left| drop(std::fs::remove_file(left)));
             return Ok(self.saved);
         };
         let is_new = to.symlink_metadata().is_err();
@@ -246,6 +249,12 @@ impl Staged {
             }
         })?;
         Ok(self.saved)
+    }
+
+    /// The side file that the model at the target names, if it is the one that efq would write.
+    fn side_of_replaced(&self) -> Option<PathBuf> {
+        let side = folder_of(&self.target).canonicalize().ok()?.join(side_name(&self.target));
+        load(&self.target).ok()?.side_paths().contains(&side).then_some(side)
     }
 
     /// Replaces a model and its side file `to`, where two renames would leave the old model with the new weights
@@ -568,6 +577,10 @@ mod tests {
     const EXTERNAL: SaveOptions = SaveOptions { external: true };
 
     fn staged(value: u8, target: &Path) -> Staged {
+        staged_as(value, target, EXTERNAL)
+    }
+
+    fn staged_as(value: u8, target: &Path, options: SaveOptions) -> Staged {
         let graph = GraphProto {
             initializer: vec![tensor::from_raw("w", DataType::Uint8, &[4096], vec![value; 4096])],
             output: vec![ValueInfoProto { name: Some("w".to_owned()), ..Default::default() }],
@@ -577,7 +590,7 @@ mod tests {
         let proto =
             ModelProto { ir_version: Some(10), opset_import, graph: Some(graph), ..Default::default() };
         let draft = Draft { proto, lazy: HashMap::new(), groups: Vec::new(), closing: None };
-        stage(&draft, target, EXTERNAL, &Silent).unwrap()
+        stage(&draft, target, options, &Silent).unwrap()
     }
 
     fn value(target: &Path) -> u8 {
@@ -602,6 +615,19 @@ mod tests {
         staged(2, &target).publish(true).unwrap();
         assert_eq!((value(&target), std::fs::read(&target).unwrap() == first), (2, true));
         assert_eq!(names(folder.path()), ["m.onnx", "m.onnx_data"]);
+    }
+
+    #[test]
+    fn weights_of_a_replaced_model_go_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("m.onnx");
+        staged(1, &target).publish(false).unwrap();
+        staged_as(2, &target, SaveOptions::default()).publish(true).unwrap();
+        assert_eq!((value(&target), names(folder.path())), (2, vec!["m.onnx".into()]));
+        // A file of that name which the replaced model did not use is someone else's.
+        std::fs::write(folder.path().join("m.onnx_data"), "x").unwrap();
+        staged_as(3, &target, SaveOptions::default()).publish(true).unwrap();
+        assert_eq!((value(&target), names(folder.path())), (3, vec!["m.onnx".into(), "m.onnx_data".into()]));
     }
 
     #[test]
