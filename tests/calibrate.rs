@@ -420,6 +420,37 @@ fn a_run_that_fails_keeps_no_statistics() {
     assert_eq!(names, ["c.npz", "m.onnx", "o.onnx", "s.safetensors"]);
 }
 
+/// One number that is added to every column takes over the mean of the error as a vector does.
+#[test]
+fn a_bias_of_one_value_is_corrected() {
+    let folder = Folder::new();
+    let values: Vec<f32> = noise(600 * 64, 3).iter().enumerate().map(|(at, v)| v + (at % 7) as f32).collect();
+    folder.write("c.npz", npz(&[("x", npy_f32(&[600, 64], &values))]));
+    let mut outputs = Vec::new();
+    for (name, dims) in [("number", &[][..]), ("one", &[1]), ("vector", &[96])] {
+        let count = dims.iter().product();
+        let mut net = Net::linear(64, 96).floats("b", dims, &vec![0.5; count]);
+        net.graph().node[0].output[0] = "p".into();
+        let net = net.node("Add", "", &["p", "b"], &["logits"], vec![]);
+        for (emit, output) in [("qdq", "q"), ("matmulnbits", "n")] {
+            let (from, to) = (format!("{name}.onnx"), format!("{name}_{output}.onnx"));
+            net.save(&folder.join(&from));
+            let args =
+                format!("rewrite {from} -o {to} -p high_compression --head int4 --emit {emit} --force");
+            let args = format!("{args} --calibration c.npz --validate never");
+            done(&folder.efq(&args.split(' ').collect::<Vec<_>>()));
+            let model = load(&folder.join(&to)).unwrap();
+            let stored = model.graph().initializer.iter().find(|tensor| tensor.name() == "b_corrected");
+            assert_eq!(stored.unwrap().dims, [96], "{to}");
+            assert!(!model.graph().node.iter().any(|node| node.op_type() == "Sub"), "{to}");
+            let samples = data::load(&Source::new(folder.join("c.npz")), &model).unwrap().list;
+            let runner = Runner::new(&model, "logits", Variant::Deployed).unwrap();
+            outputs.push(runner.run(&samples[1]).unwrap().values);
+        }
+    }
+    assert!(outputs.windows(3).all(|three| three[0] == three[2]));
+}
+
 /// An Einsum by heads, a weight on the left, and a Gemm of a transposed activation.
 fn arranged() -> Net {
     let equation = AttributeProto {

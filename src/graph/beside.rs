@@ -46,9 +46,9 @@ impl Addition {
         None
     }
 
-    /// Whether it adds a constant vector of `n` values to the rows as they are.
+    /// Whether it adds a constant vector of `n` values, or one number, to the rows as they are.
     pub fn is_bias(&self, n: usize) -> bool {
-        !self.transposed && self.constant.as_ref().is_some_and(|found| found.dims == [n])
+        !self.transposed && self.constant.as_ref().is_some_and(|found| found.is_bias(n, 1))
     }
 }
 
