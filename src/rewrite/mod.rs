@@ -193,7 +193,8 @@ fn fits(usage: &UsePlan, site: Option<&Site>) -> bool {
     let table = matches!(site.form, Form::Gather);
     let half = site.operand.delivered == DataType::Float16;
     match usage.encoding {
-        Encoding::Blocks { scheme, .. } if half && scheme.scales == ScaleStorage::Byte => return false,
+        // A DequantizeLinear gives the type of its scales, and no product takes two types.
+        Encoding::Blocks { scheme, .. } if half && scheme.scales != ScaleStorage::F16 => return false,
         Encoding::Rows { scales: ScaleStorage::Byte, .. } => return false,
         Encoding::PackedRows { format, .. } if format.scales == ScaleStorage::Byte => return false,
         _ => {}
