@@ -28,7 +28,7 @@ use crate::opset::Raised;
 use crate::plan::{Decision, Plan, choose, share};
 use crate::progress::Progress;
 use crate::report::{Report, Validation};
-use crate::rewrite::{Errors, Rewritten, rewrite as carry_out, verify};
+use crate::rewrite::{Errors, Rewritten, check, rewrite as carry_out, verify};
 use crate::settings::{Budget, Settings};
 use crate::validate::Outcome;
 
@@ -174,7 +174,13 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
     let plan = match &options.plan {
-        Some(text) => Plan::from_json(text, &model, model.digest())?,
+        Some(text) => {
+            let mut plan = Plan::from_json(text, &model, model.digest())?;
+            check(&known, &plan)?;
+            // The figures in a file are those of whoever wrote it.
+            plan.decisions.iter_mut().for_each(Decision::recount);
+            plan
+        }
         None => choose(&model, "", &known, &options.settings)?,
     };
     let notes = notes::Notes::new(&model, &options.settings).with_frozen(frozen);
