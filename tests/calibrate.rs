@@ -287,6 +287,35 @@ fn a_budget_of_bytes_holds_and_more_bytes_lose_less() {
     }
 }
 
+/// Weights with the same values are stored once, and count once.
+#[test]
+fn bits_per_weight_are_those_of_what_is_stored() {
+    let folder = Folder::new();
+    let size = 256;
+    let same = noise(size * size, 2);
+    let net = Net::new()
+        .input("x", DataType::Float, &["batch", "256"])
+        .output("y", DataType::Float, &["batch", "256"])
+        .floats("free", &[size, size], &noise(size * size, 1))
+        .floats("kept_first", &[size, size], &same)
+        .floats("kept_second", &[size, size], &same)
+        .node("MatMul", "", &["x", "free"], &["a"], vec![])
+        .node("Tanh", "", &["a"], &["b"], vec![])
+        .node("MatMul", "", &["b", "kept_first"], &["c"], vec![])
+        .node("Tanh", "", &["c"], &["d"], vec![])
+        .node("MatMul", "", &["d", "kept_second"], &["y"], vec![]);
+    net.save(&folder.join("m.onnx"));
+    // INT8 at block 32 beside one of the others.
+    let payload = size * size * 4 + size * size + size / 32 * size * 2;
+    let bits = format!("{}", payload as f64 * 8.0 / (3 * size * size) as f64 + 1e-6);
+    let args = "rewrite m.onnx -p high_compression -o o.onnx --keep kept* --algorithm search";
+    let args = format!("{args} --validate never --format json --target-bpw {bits}");
+    let report: Value =
+        serde_json::from_str(done(&folder.efq(&args.split(' ').collect::<Vec<_>>()))).unwrap();
+    assert_eq!(report["tensors"][0]["encoding"], "int8 block 32", "{report}");
+    assert!(folder.read("o.onnx").len() < payload + 4096);
+}
+
 #[test]
 fn a_budget_of_bits_counts_what_is_stored() {
     let folder = Folder::new();
