@@ -509,6 +509,29 @@ fn functions_that_receive_weights_are_written_out_and_others_stay() {
     assert!(values.contains(&"y") && values.contains(&"a"), "{values:?}");
 }
 
+/// Functions of one name are told apart by their overload.
+#[test]
+fn an_overload_that_calls_another_does_not_call_itself() {
+    let net = with_functions(false).with_model(|model| {
+        for function in &mut model.functions[..2] {
+            function.overload = Some(function.name().to_owned());
+            function.name = Some("F".into());
+            function.node.iter_mut().filter(|node| node.op_type() == "Inner").for_each(|node| {
+                (node.op_type, node.overload) = (Some("F".into()), Some("Inner".into()));
+            });
+        }
+        let calls = &mut model.graph.as_mut().unwrap().node;
+        calls.iter_mut().filter(|node| node.op_type() == "Outer").for_each(|node| {
+            (node.op_type, node.overload) = (Some("F".into()), Some("Outer".into()));
+        });
+    });
+    let (_folder, model) = rewritten(&net, &["--algorithm", "search"]);
+    assert_eq!(fusion(&model).fused.len(), 2);
+    let turned = net.with_model(|model| model.functions[0].node[0] = model.functions[1].node[0].clone());
+    let error = efq::onnx::load_bytes(turned.bytes().into()).unwrap_err().to_string();
+    assert!(error.contains("calls itself"), "{error}");
+}
+
 /// The calls share one weight; each gets codes of its own, which together are smaller.
 #[test]
 fn weights_of_a_function_that_is_called_twice_are_quantized() {

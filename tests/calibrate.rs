@@ -2,11 +2,17 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use efq::data::{self, Sample, Source};
 use efq::engine::{Runner, Variant};
 use efq::graph::{inventory, measured_output};
 use efq::onnx::load;
 use efq::onnx::proto::{AttributeProto, attribute_proto, tensor_proto::DataType};
+use efq::pipeline::{self, RewriteOptions, When};
+use efq::preset::Preset;
+use efq::progress::{Progress, Silent};
+use efq::settings::{Overrides, Settings};
 use serde_json::Value;
 use support::{Folder, Net, done, int, ints, noise, npy_f32, npz};
 
@@ -320,6 +326,35 @@ fn a_budget_of_bytes_holds_and_more_bytes_lose_less() {
     }
 }
 
+/// Weights with the same values are stored once, and count once.
+#[test]
+fn bits_per_weight_are_those_of_what_is_stored() {
+    let folder = Folder::new();
+    let size = 256;
+    let same = noise(size * size, 2);
+    let net = Net::new()
+        .input("x", DataType::Float, &["batch", "256"])
+        .output("y", DataType::Float, &["batch", "256"])
+        .floats("free", &[size, size], &noise(size * size, 1))
+        .floats("kept_first", &[size, size], &same)
+        .floats("kept_second", &[size, size], &same)
+        .node("MatMul", "", &["x", "free"], &["a"], vec![])
+        .node("Tanh", "", &["a"], &["b"], vec![])
+        .node("MatMul", "", &["b", "kept_first"], &["c"], vec![])
+        .node("Tanh", "", &["c"], &["d"], vec![])
+        .node("MatMul", "", &["d", "kept_second"], &["y"], vec![]);
+    net.save(&folder.join("m.onnx"));
+    // INT8 at block 32 beside one of the others.
+    let payload = size * size * 4 + size * size + size / 32 * size * 2;
+    let bits = format!("{}", payload as f64 * 8.0 / (3 * size * size) as f64 + 1e-6);
+    let args = "rewrite m.onnx -p high_compression -o o.onnx --keep kept* --algorithm search";
+    let args = format!("{args} --validate never --format json --target-bpw {bits}");
+    let report: Value =
+        serde_json::from_str(done(&folder.efq(&args.split(' ').collect::<Vec<_>>()))).unwrap();
+    assert_eq!(report["tensors"][0]["encoding"], "int8 block 32", "{report}");
+    assert!(folder.read("o.onnx").len() < payload + 4096);
+}
+
 #[test]
 fn a_budget_of_bits_counts_what_is_stored() {
     let folder = Folder::new();
@@ -414,6 +449,74 @@ fn statistics_are_kept_and_take_the_place_of_samples() {
     assert_eq!(out.code, Some(3), "{told}");
     assert!(told.contains("kept.safetensors: statistics: are of another model"), "{told}");
     assert!(!folder.join("x.onnx").exists());
+}
+
+/// A listener that asks to stop when the model is written.
+struct Stops(AtomicBool);
+
+impl Progress for Stops {
+    fn stage(&self, name: &str, _: u64) {
+        self.0.fetch_or(name == "writing", Ordering::SeqCst);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What carries a run out once more after it failed finds no statistics in its way.
+#[test]
+fn a_run_that_fails_keeps_no_statistics() {
+    let folder = Folder::new();
+    Net::linear(64, 96).save(&folder.join("m.onnx"));
+    folder.write("c.npz", npz(&[("x", npy_f32(&[40, 64], &noise(40 * 64, 1)))]));
+    let preset = Preset::builtin("high_compression").unwrap();
+    let settings = Settings::new(&preset, &Overrides::default()).unwrap();
+    let options = RewriteOptions {
+        output: Some(folder.join("o.onnx")),
+        calibration: Some(Source::new(folder.join("c.npz"))),
+        statistics: Some(folder.join("s.safetensors")),
+        validate: When::Never,
+        ..RewriteOptions::new(folder.join("m.onnx"), settings)
+    };
+    let before = folder.listing();
+    let error = pipeline::rewrite(&options, &Stops(AtomicBool::new(false))).unwrap_err();
+    assert_eq!(error.kind(), efq::Kind::Interrupted, "{error}");
+    assert_eq!(folder.listing(), before);
+    pipeline::rewrite(&options, &Silent).unwrap();
+    let names: Vec<String> = folder.listing().into_keys().collect();
+    assert_eq!(names, ["c.npz", "m.onnx", "o.onnx", "s.safetensors"]);
+}
+
+/// One number that is added to every column takes over the mean of the error as a vector does.
+#[test]
+fn a_bias_of_one_value_is_corrected() {
+    let folder = Folder::new();
+    let values: Vec<f32> = noise(600 * 64, 3).iter().enumerate().map(|(at, v)| v + (at % 7) as f32).collect();
+    folder.write("c.npz", npz(&[("x", npy_f32(&[600, 64], &values))]));
+    let mut outputs = Vec::new();
+    for (name, dims) in [("number", &[][..]), ("one", &[1]), ("vector", &[96])] {
+        let count = dims.iter().product();
+        let mut net = Net::linear(64, 96).floats("b", dims, &vec![0.5; count]);
+        net.graph().node[0].output[0] = "p".into();
+        let net = net.node("Add", "", &["p", "b"], &["logits"], vec![]);
+        for (emit, output) in [("qdq", "q"), ("matmulnbits", "n")] {
+            let (from, to) = (format!("{name}.onnx"), format!("{name}_{output}.onnx"));
+            net.save(&folder.join(&from));
+            let args =
+                format!("rewrite {from} -o {to} -p high_compression --head int4 --emit {emit} --force");
+            let args = format!("{args} --calibration c.npz --validate never");
+            done(&folder.efq(&args.split(' ').collect::<Vec<_>>()));
+            let model = load(&folder.join(&to)).unwrap();
+            let stored = model.graph().initializer.iter().find(|tensor| tensor.name() == "b_corrected");
+            assert_eq!(stored.unwrap().dims, [96], "{to}");
+            assert!(!model.graph().node.iter().any(|node| node.op_type() == "Sub"), "{to}");
+            let samples = data::load(&Source::new(folder.join("c.npz")), &model).unwrap().list;
+            let runner = Runner::new(&model, "logits", Variant::Deployed).unwrap();
+            outputs.push(runner.run(&samples[1]).unwrap().values);
+        }
+    }
+    assert!(outputs.windows(3).all(|three| three[0] == three[2]));
 }
 
 /// An Einsum by heads, a weight on the left, and a Gemm of a transposed activation.

@@ -692,6 +692,47 @@ fn a_table_that_4_bits_do_not_shrink_takes_8() {
     assert_eq!(kinds["reason"], "high_compression: embeddings, no larger as int8");
 }
 
+/// What a plan says of bytes is counted again.
+#[test]
+fn figures_of_a_plan_are_not_taken_on_trust() {
+    let folder = Folder::new();
+    network().save(&folder.join("m.onnx"));
+    done(&folder.efq(&[DRY, &["--plan", "p.json"]].concat()));
+    let mut plan: Value = serde_json::from_slice(&folder.read("p.json")).unwrap();
+    for decision in plan["decisions"].as_array_mut().unwrap() {
+        decision["bytes_after"] = 7.into();
+    }
+    folder.write("edited.json", plan.to_string());
+    done(&folder.efq(&[DRY, &["--from-plan", "edited.json", "--plan", "again.json"]].concat()));
+    assert_eq!(folder.read("again.json"), folder.read("p.json"));
+    let rows = efq::plan::Encoding::Rows {
+        scales: efq::quant::ScaleStorage::F16,
+        algorithm: efq::quant::Algorithm::Search,
+    };
+    assert_eq!((rows.bytes(usize::MAX, 2), rows.bytes(10, 2)), (None, Some(40)));
+}
+
+/// A product takes no weight of another type than its activation.
+#[test]
+fn a_plan_with_wide_scales_for_half_precision_is_refused() {
+    let folder = Folder::new();
+    Net::new()
+        .input("x", DataType::Float16, &["batch", "64"])
+        .output("y", DataType::Float16, &["batch", "64"])
+        .halves("w", &[64, 64], &noise(4096, 1))
+        .node("MatMul", "", &["x", "w"], &["y"], vec![])
+        .save(&folder.join("m.onnx"));
+    done(&folder.efq(&[DRY, &["--plan", "p.json", "--head", "int4"]].concat()));
+    let plan = String::from_utf8(folder.read("p.json")).unwrap();
+    assert!(plan.contains(r#""scales": "fp16""#), "{plan}");
+    folder.write("wide.json", plan.replace("fp16", "fp32"));
+    let fixed = ["rewrite", "m.onnx", "-p", "high_compression", "-o", "o.onnx", "--validate", "never"];
+    let run = folder.efq(&[&fixed[..], &["--from-plan", "wide.json"]].concat());
+    assert_eq!(run.code, Some(2), "{run:?}");
+    assert!(run.err.contains("'w' cannot be stored as int4 block 128"), "{run:?}");
+    done(&folder.efq(&[&fixed[..], &["--from-plan", "p.json"]].concat()));
+}
+
 #[test]
 fn a_table_of_4_bits_is_raised_to_8_and_then_kept() {
     let net = network();

@@ -14,6 +14,7 @@ use crate::graph::{Form, Inventory, Site, Values};
 use crate::onnx::{Checked, Model};
 use crate::progress::Progress;
 use crate::quant::Matrix;
+use crate::sensitivity::squares;
 
 /// What takes the place of a weight.
 #[derive(Debug, Clone)]
@@ -248,18 +249,9 @@ impl Walk<'_> {
             let (Some(sum), Some(found), Some(reference)) = (sums.get_mut(place), found, reference) else {
                 continue;
             };
-            let mask = self.masks.get(fork.sample).and_then(Option::as_ref);
-            // A mask speaks of the positions where the output has a multiple of them.
-            let width = mask.map_or(0, |mask| reference.len() / mask.len().max(1));
-            for (at, (a, b)) in reference.iter().zip(&found).enumerate() {
-                let counts = mask.is_none_or(|mask| {
-                    width == 0 || width * mask.len() != reference.len() || mask.get(at / width) == Some(&true)
-                });
-                if counts {
-                    sum.0 += f64::from(b - a).powi(2);
-                    sum.1 += f64::from(*a).powi(2);
-                }
-            }
+            let mask = self.masks.get(fork.sample).and_then(Option::as_deref);
+            let (error, signal) = squares(reference, &found, mask);
+            *sum = (sum.0 + error, sum.1 + signal);
         }
         let relative = |(error, signal): (f64, f64)| (signal > 0.0).then_some(error / signal);
         let together = sums.pop().and_then(relative);

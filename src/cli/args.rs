@@ -103,15 +103,17 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// The limits of a command that may run a model, and where it writes one.
+    /// The limits of a command that may run a model, and what it writes.
     #[cfg(unix)]
-    pub(super) fn runs_models(&self) -> Option<(&Limits, Option<&Path>)> {
+    pub(super) fn runs_models(&self) -> Option<(&Limits, Vec<&Path>)> {
         match self {
-            Command::Rewrite(args) => args.runs_models().then_some((&args.limits, args.output.as_deref())),
-            Command::Validate(args) => Some((&args.limits, None)),
-            Command::Analyze(args) => args.samples.data.as_ref().map(|_| (&args.limits, None)),
-            Command::Pareto(args) => Some((&args.limits, None)),
-            Command::Explain(args) => Some((&args.limits, None)),
+            Command::Rewrite(args) => args.runs_models().then(|| (&args.limits, args.writes())),
+            Command::Validate(args) => {
+                Some((&args.limits, args.gate.report.iter().map(PathBuf::as_path).collect()))
+            }
+            Command::Analyze(args) => args.samples.data.as_ref().map(|_| (&args.limits, Vec::new())),
+            Command::Pareto(args) => Some((&args.limits, args.report.as_deref().into_iter().collect())),
+            Command::Explain(args) => Some((&args.limits, Vec::new())),
             Command::Inspect(_) | Command::Presets(_) | Command::Completions(_) => None,
         }
     }
@@ -151,7 +153,7 @@ pub(super) struct Rewrite {
     /// Write the plan (a decision for every tensor) to this file
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// Repeat a plan, to the same bytes
+    /// Repeat a plan, to the same bytes on the same kind of processor
     #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "emit", "embeddings", "head", "unfused", "target_size", "target_bpw", "target_loss"])]
     pub from_plan: Option<PathBuf>,
     /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made
@@ -197,6 +199,12 @@ pub(super) struct Rewrite {
 
 #[cfg(unix)]
 impl Rewrite {
+    /// What the command writes.
+    fn writes(&self) -> Vec<&Path> {
+        let files = [&self.output, &self.plan, &self.statistics].into_iter().flatten();
+        files.chain(&self.gate.report).map(PathBuf::as_path).collect()
+    }
+
     /// Whether a model may be run; presets do not name an algorithm that does without, so the option tells.
     fn runs_models(&self) -> bool {
         let fits = !matches!(

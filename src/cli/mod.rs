@@ -41,8 +41,8 @@ pub fn main() -> ExitCode {
     };
     args.general.color.apply();
     #[cfg(unix)]
-    if let Some((limits, output)) = args.command.runs_models()
-        && let Some(code) = supervise::attend(limits, output)
+    if let Some((limits, writes)) = args.command.runs_models()
+        && let Some(code) = supervise::attend(limits, &writes)
     {
         return code;
     }

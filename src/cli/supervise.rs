@@ -4,11 +4,12 @@
 //! The child's standard input is a socket. Over it the child tells its stages and steps; when it hears something, or
 //! the parent is gone, it stops.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, sleep};
@@ -21,9 +22,9 @@ use nix::sys::signal::Signal;
 use super::args::Limits;
 use super::{Exit, complain, interrupt};
 use crate::engine;
-use crate::onnx::save::clean_up_after;
+use crate::onnx::save::{clean_up, mark_staged};
 
-/// Set for the child.
+/// Set for the child: the mark of what it stages, as a hexadecimal number.
 const CHILD: &str = "EFQ_CHILD";
 /// Set for a child that is to do without the runtime: why.
 const WITHOUT_RUNTIME: &str = "EFQ_WITHOUT_RUNTIME";
@@ -36,16 +37,18 @@ const TOLD: u64 = 1 << 20;
 static PARENT: OnceLock<Mutex<UnixStream>> = OnceLock::new();
 
 /// Carries the command out in a child process and gives its exit code; `None` where this process is to do it: it is
-/// the child, or no child can be had. `output` is where the command writes a model.
-pub(super) fn attend(limits: &Limits, output: Option<&Path>) -> Option<ExitCode> {
-    if env::var_os(CHILD).is_some() {
-        become_child(limits, output);
+/// the child, or no child can be had. `writes` is what the command writes.
+pub(super) fn attend(limits: &Limits, writes: &[&Path]) -> Option<ExitCode> {
+    let writes: Vec<PathBuf> = writes.iter().map(|path| path.to_path_buf()).collect();
+    if let Some(mark) = env::var_os(CHILD) {
+        let mark = mark.to_str().and_then(|mark| u64::from_str_radix(mark, 16).ok());
+        become_child(limits, mark, writes);
         return None;
     }
     interrupt::listen();
-    match watch(limits, output, None).ok()? {
+    match watch(limits, &writes, None).ok()? {
         End::Code(code) => Some(code),
-        End::Died(why) => Some(match watch(limits, output, Some(&why)) {
+        End::Died(why) => Some(match watch(limits, &writes, Some(&why)) {
             Ok(End::Code(code)) => code,
             Ok(End::Died(again)) => {
                 complain(&format!("efq: {again}, also without running the model: please report this"));
@@ -79,12 +82,14 @@ struct Heard {
     at: Instant,
 }
 
-fn watch(limits: &Limits, output: Option<&Path>, without_runtime: Option<&str>) -> io::Result<End> {
+fn watch(limits: &Limits, writes: &[PathBuf], without_runtime: Option<&str>) -> io::Result<End> {
+    // Its keys are random.
+    let mark = RandomState::new().hash_one(std::process::id());
     let (mut ours, theirs) = UnixStream::pair()?;
     let apart = !io::stderr().is_terminal();
     let mut child = {
         let mut command = Command::new(env::current_exe()?);
-        command.args(env::args_os().skip(1)).env(CHILD, "1").stdin(OwnedFd::from(theirs));
+        command.args(env::args_os().skip(1)).env(CHILD, format!("{mark:x}")).stdin(OwnedFd::from(theirs));
         // For want of memory the trace of one panic waits for that of the next.
         command.env("RUST_BACKTRACE", "0");
         if limits.max_memory.is_some() {
@@ -127,9 +132,7 @@ fn watch(limits: &Limits, output: Option<&Path>, without_runtime: Option<&str>) 
         Ended::Hanging => format!("made no progress for {} s (--max-seconds)", limits.max_seconds),
         Ended::Interrupted => String::new(),
     };
-    if let Some(output) = output {
-        clean_up_after(child.id(), output);
-    }
+    clean_up(mark, writes);
     if why.is_empty() {
         complain(&crate::Error::interrupted().to_string());
         return Ok(End::Code(Exit::Interrupted.into()));
@@ -220,8 +223,8 @@ fn wait(
     }
 }
 
-fn become_child(limits: &Limits, output: Option<&Path>) {
-    let output = output.map(Path::to_path_buf);
+fn become_child(limits: &Limits, mark: Option<u64>, writes: Vec<PathBuf>) {
+    mark.into_iter().for_each(mark_staged);
     if let Ok(socket) = io::stdin().as_fd().try_clone_to_owned().map(UnixStream::from)
         && let Ok(mut listener) = socket.try_clone()
     {
@@ -231,9 +234,7 @@ fn become_child(limits: &Limits, output: Option<&Path>) {
             interrupt::stop();
             if !alive {
                 sleep(GRACE);
-                if let Some(output) = output {
-                    clean_up_after(std::process::id(), &output);
-                }
+                mark.into_iter().for_each(|mark| clean_up(mark, &writes));
                 std::process::exit(Exit::Interrupted as i32);
             }
         });

@@ -35,7 +35,7 @@ impl Addition {
         for _ in 0..STEPS {
             let (_, next) = sole_consumer(index, value)?;
             let transposes = node::is(next, "Transpose");
-            if !transposes && !is_removed(index, next, kind) {
+            if !transposes && !is_removed(index, next, kind, value) {
                 let other = next.input.iter().find(|other| *other != value);
                 let constant = other.and_then(|other| operand(index, other));
                 return node::is(next, "Add").then_some(Self { constant, transposed });
@@ -46,9 +46,9 @@ impl Addition {
         None
     }
 
-    /// Whether it adds a constant vector of `n` values to the rows as they are.
+    /// Whether it adds a constant vector of `n` values, or one number, to the rows as they are.
     pub fn is_bias(&self, n: usize) -> bool {
-        !self.transposed && self.constant.as_ref().is_some_and(|found| found.dims == [n])
+        !self.transposed && self.constant.as_ref().is_some_and(|found| found.is_bias(n, 1))
     }
 }
 
@@ -61,12 +61,8 @@ pub fn is_dequantized(index: &Index<'_>, value: &str, kind: DataType) -> bool {
             return true;
         }
         index = index.of(at);
-        if !is_removed(&index, made, kind) && !is_crossed(made) {
-            return false;
-        }
-        // Of two operands, one is the constant that changes nothing.
-        let mut inputs = made.input.iter().take(if is_crossed(made) { 1 } else { 2 });
-        match inputs.find(|name| operand(&index, name).is_none()) {
+        let slot = given_back(&index, made, kind).or_else(|| is_crossed(made).then_some(0));
+        match slot.and_then(|slot| made.input.get(slot)).filter(|name| operand(&index, name).is_none()) {
             Some(input) => value = input,
             None => return false,
         }
@@ -94,8 +90,11 @@ fn quantized_within(
 ) -> bool {
     let alone = sole_consumer(index, value).is_some();
     left > 0
-        && index.consumers(value).iter().filter_map(|slot| index.node(slot.node)).any(|next| {
-            let across = is_removed(index, next, kind) || alone && (is_crossed(next) || through(next));
+        && index.consumers(value).iter().any(|slot| {
+            let Some(next) = index.node(slot.node) else { return false };
+            // Followed by one slot, every value is reached once.
+            let across = given_back(index, next, kind) == Some(slot.input)
+                || alone && (is_crossed(next) && slot.input == 0 || through(next));
             let output = next.output.first().filter(|_| across);
             is_step(next, "QuantizeLinear")
                 || output.is_some_and(|output| quantized_within(index, output, kind, through, left - 1))
@@ -113,14 +112,19 @@ fn is_crossed(made: &NodeProto) -> bool {
         && matches!(made.op_type(), "Reshape" | "Transpose" | "Squeeze" | "Unsqueeze" | "Slice" | "MaxPool")
 }
 
-/// Whether ONNX Runtime may remove the node, as one that gives back a value of `kind` as it is.
-fn is_removed(index: &Index<'_>, made: &NodeProto, kind: DataType) -> bool {
+/// Whether ONNX Runtime may remove the node, as one that gives back `value`, of `kind`, as it is.
+fn is_removed(index: &Index<'_>, made: &NodeProto, kind: DataType, value: &str) -> bool {
+    given_back(index, made, kind).and_then(|slot| made.input.get(slot)).is_some_and(|name| name == value)
+}
+
+/// The input, of `kind`, that the node gives back as it is, if it does, so that ONNX Runtime may remove the node.
+fn given_back(index: &Index<'_>, made: &NodeProto, kind: DataType) -> Option<usize> {
     if !node::is_default_domain(made) {
-        return false;
+        return None;
     }
     let given = |at: usize| made.input.get(at).filter(|name| !name.is_empty());
     let is = |at: usize, wanted: f32| given(at).is_some_and(|name| number(index, name) == Some(wanted));
-    match made.op_type() {
+    let first = match made.op_type() {
         "Identity" => true,
         "Dropout" => {
             let mask = made.output.get(1).filter(|name| !name.is_empty());
@@ -128,10 +132,10 @@ fn is_removed(index: &Index<'_>, made: &NodeProto, kind: DataType) -> bool {
                 && mask.is_none_or(|mask| index.consumers(mask).is_empty() && !index.is_output(mask))
         }
         "Cast" => node::int(made, "to", 0) == i64::from(kind as i32),
-        "Mul" => is(0, 1.0) || is(1, 1.0),
-        "Div" => is(1, 1.0),
-        "Add" => is(0, 0.0) || is(1, 0.0),
-        "Sub" => is(1, 0.0),
+        "Mul" if is(0, 1.0) => return Some(1),
+        "Add" if is(0, 0.0) => return Some(1),
+        "Mul" | "Div" => is(1, 1.0),
+        "Add" | "Sub" => is(1, 0.0),
         // One that repeats nothing; whether it does is not known here.
         "Expand" => given(1).is_some_and(|shape| operand(index, shape).is_some()),
         "Slice" => {
@@ -147,7 +151,8 @@ fn is_removed(index: &Index<'_>, made: &NodeProto, kind: DataType) -> bool {
                 && (given(4).is_none() || all(integers(4, "steps"), 1))
         }
         _ => false,
-    }
+    };
+    first.then_some(0)
 }
 
 /// The constant `name`, if it is one number.

@@ -179,14 +179,15 @@ fn function_name(function: &FunctionProto) -> String {
 }
 
 fn no_recursion(functions: &[FunctionProto]) -> Result<()> {
-    let index: HashMap<(&str, &str), usize> =
-        functions.iter().enumerate().map(|(i, f)| ((f.domain(), f.name()), i)).collect();
+    let index: HashMap<(&str, &str, &str), usize> =
+        functions.iter().enumerate().map(|(i, f)| ((f.domain(), f.name(), f.overload()), i)).collect();
     let mut links: Vec<Vec<usize>> = Vec::with_capacity(functions.len());
     for function in functions {
         let mut called = Vec::new();
         let mut note = |nodes: &[NodeProto]| {
-            called
-                .extend(nodes.iter().filter_map(|node| index.get(&(node.domain(), node.op_type()))).copied());
+            let called_by =
+                |node: &NodeProto| index.get(&(node.domain(), node.op_type(), node.overload())).copied();
+            called.extend(nodes.iter().filter_map(called_by));
         };
         note(&function.node);
         walk::bodies(&function.node, &mut |graph| note(&graph.node));

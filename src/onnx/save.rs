@@ -1,11 +1,11 @@
 //! Model → file: payloads are produced while the file is written, the result replaces nothing unless asked
 //! to, and appears under its name only when it is complete and found good.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -231,7 +231,10 @@ impl Staged {
             }
         }
         let Some((from, to)) = side else {
+            let left = self.side_of_replaced().filter(|_| overwrite);
             place(&model, &self.target, overwrite)?;
+            // What cannot be removed is in nobody's way.
+            left.into_iter().for_each(|left| drop(std::fs::remove_file(left)));
             return Ok(self.saved);
         };
         let is_new = to.symlink_metadata().is_err();
@@ -246,6 +249,12 @@ impl Staged {
             }
         })?;
         Ok(self.saved)
+    }
+
+    /// The side file that the model at the target names, if it is the one that efq would write.
+    fn side_of_replaced(&self) -> Option<PathBuf> {
+        let side = folder_of(&self.target).canonicalize().ok()?.join(side_name(&self.target));
+        load(&self.target).ok()?.side_paths().contains(&side).then_some(side)
     }
 
     /// Replaces a model and its side file `to`, where two renames would leave the old model with the new weights
@@ -343,18 +352,37 @@ pub fn stage_copy(
 /// # Errors
 /// I/O errors; the file exists and `overwrite` is not set.
 pub fn write_text(target: &Path, text: &str, overwrite: bool) -> Result<()> {
-    write_file(target, text.as_bytes(), overwrite)
+    StagedFile::new(target, text.as_bytes())?.publish(overwrite)
 }
 
-/// Writes a file through a temporary one.
-///
-/// # Errors
-/// I/O errors; the file exists and `overwrite` is not set.
-pub fn write_file(target: &Path, bytes: &[u8], overwrite: bool) -> Result<()> {
-    let folder = staging(target)?;
-    let file = folder.path().join(target.file_name().unwrap_or_default());
-    std::fs::write(&file, bytes).map_err(|error| unwritable(&file, &error))?;
-    place(&file, target, overwrite)
+/// A complete file in a temporary folder beside its target; gone when dropped, unless published.
+pub struct StagedFile {
+    folder: TempDir,
+    target: PathBuf,
+}
+
+impl StagedFile {
+    /// Writes `bytes`, but not yet under the name `target`.
+    ///
+    /// # Errors
+    /// I/O errors.
+    pub fn new(target: &Path, bytes: &[u8]) -> Result<Self> {
+        let staged = Self { folder: staging(target)?, target: target.to_owned() };
+        std::fs::write(staged.path(), bytes).map_err(|error| unwritable(target, &error))?;
+        Ok(staged)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join(self.target.file_name().unwrap_or_default())
+    }
+
+    /// Moves the file under its name.
+    ///
+    /// # Errors
+    /// The target exists (without `overwrite`), or cannot be written.
+    pub fn publish(self, overwrite: bool) -> Result<()> {
+        place(&self.path(), &self.target, overwrite)
+    }
 }
 
 struct Writer<'d, 'a> {
@@ -491,18 +519,29 @@ fn side_name(target: &Path) -> String {
 /// A folder beside `target` that only efq uses, on the same file system.
 fn staging(target: &Path) -> Result<TempDir> {
     let folder = folder_of(target);
-    let prefix = staging_prefix(std::process::id());
+    let prefix = staging_prefix(MARK.get().copied());
     tempfile::Builder::new().prefix(&prefix).tempdir_in(folder).map_err(|error| unwritable(folder, &error))
 }
 
-fn staging_prefix(process: u32) -> String {
-    format!(".efq-{process}-")
+/// In the name of every folder that this process stages in.
+static MARK: OnceLock<u64> = OnceLock::new();
+
+/// Has whatever this process stages carry `mark`, by which another process finds it. Numbers of processes would not do:
+/// containers that share a folder have the same ones.
+pub fn mark_staged(mark: u64) {
+    // A process has one mark.
+    let _ = MARK.set(mark);
 }
 
-/// Removes what the process with this number staged for `target`, once it is gone and could not do so itself.
-pub fn clean_up_after(process: u32, target: &Path) {
-    let prefix = staging_prefix(process);
-    for entry in std::fs::read_dir(folder_of(target)).into_iter().flatten().flatten() {
+fn staging_prefix(mark: Option<u64>) -> String {
+    mark.map_or(".efq-".to_owned(), |mark| format!(".efq-{mark:016x}-"))
+}
+
+/// Removes what a process with this mark staged beside `targets`, once it is gone and could not do so itself.
+pub fn clean_up(mark: u64, targets: &[PathBuf]) {
+    let prefix = staging_prefix(Some(mark));
+    let folders: BTreeSet<&Path> = targets.iter().map(|target| folder_of(target)).collect();
+    for entry in folders.into_iter().flat_map(std::fs::read_dir).flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(&prefix) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
@@ -538,6 +577,10 @@ mod tests {
     const EXTERNAL: SaveOptions = SaveOptions { external: true };
 
     fn staged(value: u8, target: &Path) -> Staged {
+        staged_as(value, target, EXTERNAL)
+    }
+
+    fn staged_as(value: u8, target: &Path, options: SaveOptions) -> Staged {
         let graph = GraphProto {
             initializer: vec![tensor::from_raw("w", DataType::Uint8, &[4096], vec![value; 4096])],
             output: vec![ValueInfoProto { name: Some("w".to_owned()), ..Default::default() }],
@@ -547,7 +590,7 @@ mod tests {
         let proto =
             ModelProto { ir_version: Some(10), opset_import, graph: Some(graph), ..Default::default() };
         let draft = Draft { proto, lazy: HashMap::new(), groups: Vec::new(), closing: None };
-        stage(&draft, target, EXTERNAL, &Silent).unwrap()
+        stage(&draft, target, options, &Silent).unwrap()
     }
 
     fn value(target: &Path) -> u8 {
@@ -572,6 +615,37 @@ mod tests {
         staged(2, &target).publish(true).unwrap();
         assert_eq!((value(&target), std::fs::read(&target).unwrap() == first), (2, true));
         assert_eq!(names(folder.path()), ["m.onnx", "m.onnx_data"]);
+    }
+
+    #[test]
+    fn weights_of_a_replaced_model_go_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("m.onnx");
+        staged(1, &target).publish(false).unwrap();
+        staged_as(2, &target, SaveOptions::default()).publish(true).unwrap();
+        assert_eq!((value(&target), names(folder.path())), (2, vec!["m.onnx".into()]));
+        // A file of that name which the replaced model did not use is someone else's.
+        std::fs::write(folder.path().join("m.onnx_data"), "x").unwrap();
+        staged_as(3, &target, SaveOptions::default()).publish(true).unwrap();
+        assert_eq!((value(&target), names(folder.path())), (3, vec!["m.onnx".into(), "m.onnx_data".into()]));
+    }
+
+    #[test]
+    fn what_another_run_staged_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let targets = ["m.onnx", "a/s.safetensors", "b/r.json"].map(|name| folder.path().join(name));
+        for parent in targets.iter().map(|target| target.parent().unwrap()) {
+            std::fs::create_dir_all(parent).unwrap();
+            for mark in [Some(1), Some(2), None] {
+                std::fs::create_dir(parent.join(format!("{}x", staging_prefix(mark)))).unwrap();
+            }
+        }
+        clean_up(1, &targets);
+        for parent in targets.iter().map(|target| target.parent().unwrap()) {
+            let staged: Vec<String> =
+                names(parent).into_iter().filter(|name| name.starts_with(".efq-")).collect();
+            assert_eq!(staged, [".efq-0000000000000002-x", ".efq-x"]);
+        }
     }
 
     /// What stands after a step that fails is what a kill there leaves.

@@ -4,9 +4,11 @@
 
 use bytes::Bytes;
 
-use super::proto::{TensorProto, tensor_proto::DataType};
+use super::proto::TensorProto;
 use crate::error::{Error, Result};
 use crate::limits;
+
+pub use super::proto::tensor_proto::DataType;
 
 /// The tensor's element type, if ONNX defines the number it carries.
 pub fn data_type(tensor: &TensorProto) -> Option<DataType> {

@@ -299,15 +299,15 @@ impl Costs {
             Budget::Loss(_) => return Err(Error::caller("budget", "is no size")),
         };
         let most = whole.saturating_sub(spare);
-        let mut other = size(model, known, plan, notes)?.saturating_sub(self.payload(plan));
+        // What is stored once for several weights counts for each in the payload, so the rest may be less than nothing.
+        let around = |plan: &Plan, bytes: u64| i128::from(bytes) - i128::from(self.payload(plan));
+        let mut other = around(plan, size(model, known, plan, notes)?);
         let mut best: Option<(Plan, f64)> = None;
         for _ in 0..ROUNDS {
-            let Some((made, loss)) = self.chosen(plan, Limit::Bytes(most.saturating_sub(other)), &reason)
-            else {
-                break;
-            };
+            let free = u64::try_from((i128::from(most) - other).max(0)).unwrap_or(u64::MAX);
+            let Some((made, loss)) = self.chosen(plan, Limit::Bytes(free), &reason) else { break };
             let bytes = size(model, known, &made, notes)?;
-            let around = bytes.saturating_sub(self.payload(&made));
+            let around = around(&made, bytes);
             if bytes <= most && best.as_ref().is_none_or(|(_, least)| loss < *least) {
                 best = Some((made, loss));
             }
@@ -407,7 +407,9 @@ pub(super) fn size(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes
 
 /// Bytes of the file that are no weights.
 fn overhead(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes: &Notes) -> Result<u64> {
-    let payload: u64 = plan.decisions.iter().map(|decision| decision.bytes_after).sum();
+    let mut stored = plan.clone();
+    share(&mut stored, known);
+    let payload: u64 = stored.decisions.iter().map(|decision| decision.bytes_after).sum();
     Ok(size(model, known, plan, notes)?.saturating_sub(payload))
 }
 

@@ -12,7 +12,7 @@ use crate::calibrate::{
 use crate::data::{self, Sample, Samples};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Inventory;
-use crate::onnx::save::write_file;
+use crate::onnx::save::StagedFile;
 use crate::onnx::{Checked, Model};
 use crate::plan::{Encoding, Plan};
 use crate::progress::Progress;
@@ -39,6 +39,8 @@ pub(super) struct Fitting<'a> {
     calibrated: Calibrated,
     /// Statistics of an earlier run, in the place of samples.
     kept: Option<(Kept, report::StatisticsFile)>,
+    /// Statistics of this run, not yet under their name.
+    staged: Option<StagedFile>,
     /// Why there are no statistics where they were wanted.
     reason: Option<String>,
     /// Samples that were left out because they hold NaN, of how many.
@@ -79,6 +81,7 @@ impl<'a> Fitting<'a> {
             beside: None,
             calibrated: Calibrated::default(),
             kept,
+            staged: None,
             reason: None,
             no_numbers,
         })
@@ -163,18 +166,19 @@ impl<'a> Fitting<'a> {
         calibrate(model, known, plan, material, self.options.steps, keep, &output.name, progress)
     }
 
-    /// Whether the statistics of this run are kept.
+    /// Whether the statistics of this run are still to be kept.
     fn keeps(&self) -> bool {
-        self.options.statistics.is_some() && self.kept.is_none()
+        self.options.statistics.is_some() && self.kept.is_none() && self.staged.is_none()
     }
 
-    /// Writes the statistics of this run down, once.
+    /// Writes the statistics of this run down, once; they get their name with the model, so that a run that fails leaves
+    /// nothing that the next one would stumble over.
     fn keep(&mut self, model: &Model) -> Result<()> {
         let parts = std::mem::take(&mut self.calibrated.kept);
         let (Some(path), Some((samples, likeness))) = (&self.options.statistics, &self.samples) else {
             return Ok(());
         };
-        if parts.is_empty() || (path.exists() && !self.options.overwrite) {
+        if parts.is_empty() {
             return Ok(());
         }
         let source = serde_json::to_string(&provenance(samples)).unwrap_or_default();
@@ -187,7 +191,16 @@ impl<'a> Fitting<'a> {
             (LIKENESS, likeness.to_owned()),
         ];
         let about = about.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        write_file(path, &Kept { about, parts }.to_bytes()?, self.options.overwrite)
+        self.staged = Some(StagedFile::new(path, &Kept { about, parts }.to_bytes()?)?);
+        Ok(())
+    }
+
+    /// Gives the statistics of this run their name, where some were kept.
+    ///
+    /// # Errors
+    /// The file exists (without `overwrite`), or cannot be written.
+    pub fn publish(&mut self) -> Result<()> {
+        self.staged.take().map_or(Ok(()), |staged| staged.publish(self.options.overwrite))
     }
 
     /// Samples to go beside real ones; none where none can be made up.

@@ -28,7 +28,7 @@ use crate::opset::Raised;
 use crate::plan::{Decision, Plan, choose, share};
 use crate::progress::Progress;
 use crate::report::{Report, Validation};
-use crate::rewrite::{Errors, Rewritten, rewrite as carry_out, verify};
+use crate::rewrite::{Errors, Rewritten, check, rewrite as carry_out, verify};
 use crate::settings::{Budget, Settings};
 use crate::validate::Outcome;
 
@@ -174,7 +174,13 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
     let plan = match &options.plan {
-        Some(text) => Plan::from_json(text, &model, model.digest())?,
+        Some(text) => {
+            let mut plan = Plan::from_json(text, &model, model.digest())?;
+            check(&known, &plan)?;
+            // The figures in a file are those of whoever wrote it.
+            plan.decisions.iter_mut().for_each(Decision::recount);
+            plan
+        }
         None => choose(&model, "", &known, &options.settings)?,
     };
     let notes = notes::Notes::new(&model, &options.settings).with_frozen(frozen);
@@ -206,7 +212,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     if options.repair && may_grow && options.plan.is_none() {
         done = work.repaired(&mut costs, done)?;
     }
-    let Workshop { fitting, judge, notes, .. } = work;
+    let Workshop { mut fitting, judge, notes, .. } = work;
     let Attempt { plan, written, judged, fitting: fitted } = done;
     if progress.cancelled() {
         return Err(Error::interrupted());
@@ -247,6 +253,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     } else {
         written.staged.publish(options.overwrite)?;
     }
+    fitting.publish()?;
     Ok(Done::new(report, plan, &model))
 }
 

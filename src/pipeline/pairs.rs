@@ -164,11 +164,8 @@ impl<'a> Pairs<'a> {
 
 /// The constant vector `name`, one value for each of `n` columns.
 fn vector(model: &Model, index: &Index<'_>, name: &str, n: usize) -> Option<Vec<f32>> {
-    let found = operand(index, name)?;
-    let values = tensor::floats(stored(model, &found)?)?;
-    let width = found.dims.last().copied().unwrap_or(1);
-    let step = if width == 1 { 0 } else { found.strides.last().copied().unwrap_or(1) };
-    (0..n).map(|column| values.get(column * step).copied()).collect()
+    let found = operand(index, name).filter(|found| found.is_bias(n, 2))?;
+    found.by_column(&tensor::floats(stored(model, &found)?)?, n)
 }
 
 /// Type of scales.

@@ -148,8 +148,11 @@ impl Encoding {
         matches!(self, Encoding::Rows { .. } | Encoding::PackedRows { .. })
     }
 
-    /// Payload bytes of a `[k,n]` weight in this form; `None` for float, which has the stored one's.
+    /// Payload bytes of a `[k,n]` weight in this form; `None` for float, which has the stored one's, and for more than can
+    /// be.
     pub fn bytes(&self, k: usize, n: usize) -> Option<u64> {
+        // A block is at most 256 values, and each has at most 8 bytes in all.
+        k.checked_add(512)?.checked_mul(n.checked_add(512)?)?.checked_mul(8)?;
         match self {
             Encoding::Float => None,
             Encoding::Blocks { scheme, .. } => Some(scheme.stored_len(k, n) as u64),

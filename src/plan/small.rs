@@ -4,7 +4,7 @@ use super::choose::Chooser;
 use super::{Decision, Stored, stored_matrix};
 use crate::error::Result;
 use crate::graph::{Values, Weight, WeightUse, stored_at};
-use crate::onnx::proto::tensor_proto::DataType;
+use crate::onnx::tensor::DataType;
 use crate::preset::Store;
 use crate::quant::{Emit, Matrix, ScaleStorage, fp16_scales_fit, survey};
 use crate::role::Role;

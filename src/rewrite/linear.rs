@@ -313,18 +313,13 @@ pub(super) fn vector(
 ) -> Result<Option<Vec<f32>>> {
     let Some(found) = operand(&edit.index(site.at.node), bias) else { return Ok(None) };
     let Some(tensor) = graph::stored(edit.model, &found) else { return Ok(None) };
-    let width = found.dims.last().copied().unwrap_or(1);
-    if found.dims.iter().rev().skip(1).any(|dim| *dim != 1) || !(width == 1 || width == site.n) {
-        return Ok(None);
-    }
-    // A bias of a higher rank than the product would raise that of the sum.
-    if found.dims.len() > rank {
+    if !found.is_bias(site.n, rank) {
         return Ok(None);
     }
     let values = tensor::floats(tensor)
         .ok_or_else(|| Error::format(tensor::subject(tensor), "a bias that is not floating-point"))?;
-    let step = if width == 1 { 0 } else { found.strides.last().copied().unwrap_or(1) };
-    Ok((0..site.n).map(|column| values.get(column * step).map(|value| value * factor)).collect())
+    let of_columns = found.by_column(&values, site.n);
+    Ok(of_columns.map(|values| values.into_iter().map(|value| value * factor).collect()))
 }
 
 pub(super) fn float_tensor(name: &str, dims: &[usize], values: &[f32], kind: DataType) -> TensorProto {

@@ -26,7 +26,7 @@ use crate::graph::{Form, Inventory, Site, WeightUse, sweep};
 use crate::onnx::proto::{GraphProto, tensor_proto::DataType};
 use crate::onnx::{Checked, Draft, Model, walk};
 use crate::opset;
-use crate::plan::{Encoding, PACKED_OPSET, Plan, Stored, UsePlan, are_twins};
+use crate::plan::{Decision, Encoding, PACKED_OPSET, Plan, Stored, UsePlan, are_twins, stored_matrix};
 use crate::quant::{CodeKind, Emit, ScaleStorage, WeightError};
 
 use edit::Edit;
@@ -80,9 +80,7 @@ pub fn rewrite<'m>(
     fitted: &HashMap<(usize, usize), Fitted>,
     metadata: Metadata<'m>,
 ) -> Result<Rewritten<'m>> {
-    if plan.decisions.len() != inventory.weights.len() {
-        return Err(misfit("another number of tensors"));
-    }
+    check(inventory, plan)?;
     if plan.emits(Emit::Qdq) && model.opset() > opset::DEQUANTIZES {
         let what = format!(
             "no known ONNX Runtime has a DequantizeLinear above opset {}, this model has {}",
@@ -97,42 +95,20 @@ pub fn rewrite<'m>(
     let halved = halved.filter(|of| of.stored == Some(Stored::Float16) && of.place.is_none());
     edit.halved = halved.map(|decision| decision.tensor.clone()).collect();
     for (at, (decision, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
-        let same = decision.tensor == weight.name
-            && decision.place == weight.place
-            && decision.shape == weight.dims
-            && decision.bytes_before == weight.bytes
-            && decision.uses.len() == weight.uses.len();
-        if !same {
-            return Err(misfit(&format!("'{}' is not the same there", decision.tensor)));
-        }
-        if let Some(Stored::Twin { of, transposed }) = decision.stored {
-            let original = plan.decisions.get(of).filter(|original| original.keeps_original());
-            let original = original.filter(|_| are_twins(inventory, at, of, transposed));
-            let original =
-                original.ok_or_else(|| misfit(&format!("'{}' repeats no tensor", decision.tensor)))?;
-            stored::twin(&mut edit, decision, weight.origin, &original.tensor, transposed);
-        } else if let Some(how) = decision.stored {
-            let is_site = weight.uses.iter().any(|usage| matches!(usage, WeightUse::Site(_)));
-            if is_site || !matches!(weight.data_type, DataType::Float | DataType::Float16) {
-                return Err(misfit(&format!("'{}' is not stored so", decision.tensor)));
+        match decision.stored {
+            Some(Stored::Twin { of, transposed }) => {
+                let original = plan.decisions.get(of).map_or("", |original| &original.tensor);
+                stored::twin(&mut edit, decision, weight.origin, original, transposed);
             }
-            stored::encode(&mut edit, decision, how, weight.origin, at)?;
-            continue;
+            Some(how) => {
+                stored::encode(&mut edit, decision, how, weight.origin, at)?;
+                continue;
+            }
+            None => {}
         }
         for (number, (usage, found)) in decision.uses.iter().zip(&weight.uses).enumerate() {
-            let site = match found {
-                WeightUse::Site(site) => inventory.sites.get(*site),
-                WeightUse::Other { .. } => None,
-            };
-            match (usage.encoding, site) {
+            match (usage.encoding, site_of(inventory, found)) {
                 (Encoding::Float, _) => {}
-                _ if !fits(usage, site) => {
-                    return Err(misfit(&format!(
-                        "'{}' cannot be stored as {}",
-                        decision.tensor,
-                        usage.encoding.name()
-                    )));
-                }
                 (Encoding::Blocks { scheme, algorithm }, Some(site)) => {
                     let wish = linear::Wish { scheme, algorithm, fitted: fitted.get(&(at, number)) };
                     let encode = match scheme.emit {
@@ -177,6 +153,59 @@ pub fn rewrite<'m>(
     Ok(Rewritten { draft, errors, raised, raised_bytes })
 }
 
+/// Holds `plan`, which may come from a file, against the weights that it is to be carried out on.
+///
+/// # Errors
+/// [`crate::error::Kind::Caller`] when it does not fit them.
+pub fn check(inventory: &Inventory, plan: &Plan) -> Result<()> {
+    if plan.decisions.len() != inventory.weights.len() {
+        return Err(misfit("another number of tensors"));
+    }
+    for (at, (decision, weight)) in plan.decisions.iter().zip(&inventory.weights).enumerate() {
+        let wrong = |what: &str| Err(misfit(&format!("'{}' {what}", decision.tensor)));
+        let same = decision.tensor == weight.name
+            && decision.place == weight.place
+            && decision.shape == weight.dims
+            && decision.bytes_before == weight.bytes
+            && decision.uses.len() == weight.uses.len();
+        if !same {
+            return wrong("is not the same there");
+        }
+        match decision.stored {
+            Some(Stored::Twin { of, transposed }) => {
+                let is_kept = plan.decisions.get(of).is_some_and(Decision::keeps_original);
+                if !is_kept || !are_twins(inventory, at, of, transposed) {
+                    return wrong("repeats no tensor");
+                }
+            }
+            Some(how) => {
+                let is_site = weight.uses.iter().any(|usage| matches!(usage, WeightUse::Site(_)));
+                let is_float = matches!(weight.data_type, DataType::Float | DataType::Float16);
+                let (_, columns) = stored_matrix(&decision.shape, decision.role);
+                let is_whole =
+                    how.scheme().is_none_or(|how| how.block > 0 && columns.is_multiple_of(how.block));
+                if is_site || !is_float || !is_whole {
+                    return wrong("is not stored so");
+                }
+            }
+            None => {}
+        }
+        for (usage, found) in decision.uses.iter().zip(&weight.uses) {
+            if usage.encoding != Encoding::Float && !fits(usage, site_of(inventory, found)) {
+                return wrong(&format!("cannot be stored as {}", usage.encoding.name()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn site_of<'i>(inventory: &'i Inventory, usage: &WeightUse) -> Option<&'i Site> {
+    match usage {
+        WeightUse::Site(site) => inventory.sites.get(*site),
+        WeightUse::Other { .. } => None,
+    }
+}
+
 /// Gives the nodes that were of the new operator set all along their domain.
 fn settle(graph: &mut GraphProto) {
     for node in &mut graph.node {
@@ -193,7 +222,8 @@ fn fits(usage: &UsePlan, site: Option<&Site>) -> bool {
     let table = matches!(site.form, Form::Gather);
     let half = site.operand.delivered == DataType::Float16;
     match usage.encoding {
-        Encoding::Blocks { scheme, .. } if half && scheme.scales == ScaleStorage::Byte => return false,
+        // A DequantizeLinear gives the type of its scales, and no product takes two types.
+        Encoding::Blocks { scheme, .. } if half && scheme.scales != ScaleStorage::F16 => return false,
         Encoding::Rows { scales: ScaleStorage::Byte, .. } => return false,
         Encoding::PackedRows { format, .. } if format.scales == ScaleStorage::Byte => return false,
         _ => {}

@@ -5,15 +5,17 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Kind, Result};
-use crate::onnx::proto::{GraphProto, NodeProto, TensorProto};
-use crate::onnx::{Model, Staged, node, node_subject, tensor, walk};
+use crate::onnx::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
+use crate::onnx::tensor::{self, DataType};
+use crate::onnx::{Model, Staged, node, node_subject, walk};
 
 /// Holds `written`, read back from `staged`, against what it must be; what was wrong in `source` already is not
 /// efq's doing.
 ///
 /// # Errors
 /// [`Kind::Format`] about `output`: another size than was written, a file that is not efq's own, scales or zero
-/// points of another shape than their weight asks for, a scale that is not finite.
+/// points of another shape than their weight asks for, scales of another type than the activation, a scale that is not
+/// finite.
 pub fn verify(written: &Model, source: &Model, staged: &Staged) -> Result<()> {
     let fault = |what: String| {
         Error::new(Kind::Format, "output", what).help("this is a fault of efq: please report it")
@@ -44,9 +46,10 @@ fn faults(model: &Model) -> Vec<String> {
     found
 }
 
-/// The stored tensors that a graph sees.
+/// The stored tensors that a graph sees, and the types of values as far as they are declared.
 struct Scope<'a> {
     tensors: HashMap<&'a str, &'a TensorProto>,
+    types: HashMap<&'a str, i32>,
     outer: Option<&'a Scope<'a>>,
 }
 
@@ -59,12 +62,36 @@ impl<'a> Scope<'a> {
     fn input(&self, node: &NodeProto, at: usize) -> Option<&'a TensorProto> {
         node.input.get(at).and_then(|name| self.get(name))
     }
+
+    /// The type of input `at`, if it is known.
+    fn kind(&self, node: &NodeProto, at: usize) -> Option<i32> {
+        let name = node.input.get(at)?.as_str();
+        let own = self.types.get(name).copied();
+        own.or_else(|| self.outer.and_then(|outer| outer.kind(node, at)))
+    }
+}
+
+fn declared(value: &ValueInfoProto) -> Option<(&str, i32)> {
+    match value.r#type.as_ref()?.value.as_ref()? {
+        type_proto::Value::TensorType(kind) => Some((value.name(), kind.elem_type())),
+        _ => None,
+    }
 }
 
 fn in_graph(graph: &GraphProto, outer: Option<&Scope<'_>>, found: &mut Vec<String>) {
-    let mut scope =
-        Scope { tensors: graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect(), outer };
+    let tensors: HashMap<_, _> = graph.initializer.iter().map(|tensor| (tensor.name(), tensor)).collect();
+    let mut types: HashMap<_, _> =
+        graph.input.iter().chain(&graph.value_info).chain(&graph.output).filter_map(declared).collect();
+    types.extend(tensors.iter().map(|(name, tensor)| (*name, tensor.data_type())));
+    let mut scope = Scope { tensors, types, outer };
     for step in &graph.node {
+        let kind = match step.op_type() {
+            "Cast" => i32::try_from(node::int(step, "to", 0)).ok(),
+            "Mul" => scope.kind(step, 0),
+            "DequantizeLinear" if node::attribute(step, "output_dtype").is_none() => scope.kind(step, 1),
+            _ => None,
+        };
+        scope.types.extend(step.output.first().map(String::as_str).zip(kind));
         let unit = match step.op_type() {
             "Cast" => None,
             "Mul" => scope.input(step, 1).filter(|unit| unit.dims.is_empty()),
@@ -80,7 +107,8 @@ fn in_graph(graph: &GraphProto, outer: Option<&Scope<'_>>, found: &mut Vec<Strin
     for node in &graph.node {
         let wrong = match node.op_type() {
             "DequantizeLinear" => blocks(node, &scope),
-            "MatMulNBits" => nbits(node, &scope),
+            "MatMulNBits" => nbits(node, &scope).or_else(|| two_types(node, 2, &scope)),
+            "MatMul" | "Gemm" => two_types(node, 1, &scope),
             _ => None,
         };
         found.extend(wrong.map(|what| format!("{}: {what}", node_subject(node))));
@@ -127,6 +155,14 @@ fn blocks(node: &NodeProto, scope: &Scope<'_>) -> Option<String> {
     finite(scales)
 }
 
+/// A product of an activation and a weight, or its scales, at input `weight`: both have one type.
+fn two_types(node: &NodeProto, weight: usize, scope: &Scope<'_>) -> Option<String> {
+    let (activation, weight) = scope.kind(node, 0).zip(scope.kind(node, weight))?;
+    let name = |kind: i32| DataType::try_from(kind).map_or("an unknown type", tensor::type_name);
+    (activation != weight)
+        .then(|| format!("a weight of {} for an activation of {}", name(weight), name(activation)))
+}
+
 /// MatMulNBits (com.microsoft, version 1): codes `[N, blocks, bytes of a block]`, a scale for each block.
 fn nbits(node: &NodeProto, scope: &Scope<'_>) -> Option<String> {
     let codes = scope.input(node, 1)?;
@@ -166,10 +202,16 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::onnx::proto::{ModelProto, OperatorSetIdProto, ValueInfoProto, tensor_proto::DataType};
+    use crate::onnx::proto::{ModelProto, OperatorSetIdProto, TypeProto};
     use crate::onnx::save::stage;
     use crate::onnx::{Draft, SaveOptions, load};
     use crate::progress::Silent;
+
+    fn typed(name: &str, kind: DataType) -> ValueInfoProto {
+        let kind = type_proto::Tensor { elem_type: Some(kind as i32), shape: None };
+        let kind = TypeProto { denotation: None, value: Some(type_proto::Value::TensorType(kind)) };
+        ValueInfoProto { name: Some(name.to_owned()), r#type: Some(kind), ..Default::default() }
+    }
 
     /// `x · dequantized [64, 2]` in blocks of 32, and the same as MatMulNBits.
     fn model() -> ModelProto {
@@ -207,7 +249,7 @@ mod tests {
                 float("each", &[2, 2]),
                 float("large", &[1024]),
             ],
-            input: vec![ValueInfoProto { name: Some("x".to_owned()), ..Default::default() }],
+            input: vec![typed("x", DataType::Float)],
             output: vec![ValueInfoProto { name: Some("y".to_owned()), ..Default::default() }],
             ..Default::default()
         };
@@ -243,6 +285,8 @@ mod tests {
             wrong(|g| g.node[3].attribute[0] = node::int_attribute("K", 65)),
             wrong(|g| g.node[3].attribute[2] = node::int_attribute("bits", 0)),
             wrong(|g| g.initializer[4].dims = vec![3]),
+            wrong(|g| g.input[0] = typed("x", DataType::Float16)),
+            wrong(|g| g.node[0].attribute[0] = node::int_attribute("to", DataType::Float16 as i64)),
         ];
         insta::assert_snapshot!(found.join("\n"));
     }

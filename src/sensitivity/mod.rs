@@ -120,24 +120,43 @@ fn one_quantized(
     Ok(original.with_constant(&name, &dense))
 }
 
+/// The squared distance of the output `found` from `reference`, and the square of that, over the positions that `mask`
+/// counts: it speaks of them where the output has as many values for each.
+pub fn squares(reference: &[f32], found: &[f32], mask: Option<&[bool]>) -> (f64, f64) {
+    let mask = mask.filter(|mask| !mask.is_empty() && reference.len().is_multiple_of(mask.len()));
+    let width = mask.map_or(1, |mask| reference.len() / mask.len()).max(1);
+    let counted = reference.iter().zip(found).enumerate();
+    let counted = counted.filter(|(at, _)| mask.is_none_or(|mask| mask.get(at / width) == Some(&true)));
+    counted.fold((0.0, 0.0), |(error, signal), (_, (a, b))| {
+        (error + f64::from(b - a).powi(2), signal + f64::from(*a).powi(2))
+    })
+}
+
 fn distance(runner: &Runner, samples: &[Sample], references: &[Output]) -> Result<f64> {
     let parts: Vec<(f64, f64)> = samples
         .par_iter()
         .zip(references)
         .map(|(sample, reference)| {
             let output = runner.run(sample)?;
-            let width = reference.shape.last().copied().unwrap_or(1).max(1);
-            let mask = sample.mask().filter(|mask| mask.len() * width == reference.values.len());
-            let mut sums = (0.0, 0.0);
-            for (at, (a, b)) in reference.values.iter().zip(&output.values).enumerate() {
-                if mask.as_ref().is_none_or(|mask| mask.get(at / width) == Some(&true)) {
-                    sums.0 += f64::from(b - a).powi(2);
-                    sums.1 += f64::from(*a).powi(2);
-                }
-            }
-            Ok(sums)
+            Ok(squares(&reference.values, &output.values, sample.mask().as_deref()))
         })
         .collect::<Result<_>>()?;
     let (error, signal) = parts.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.0, sum.1 + part.1));
     Ok(if signal > 0.0 { error / signal } else { 0.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::squares;
+
+    #[test]
+    fn a_mask_speaks_of_positions_with_one_value_and_with_more() {
+        let (reference, found) = ([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 5.0, 5.0]);
+        assert_eq!(squares(&reference, &found, Some(&[true, true, false, false])), (0.0, 5.0));
+        assert_eq!(squares(&reference, &found, Some(&[true, false])), (0.0, 5.0));
+        // One for the sample as a whole.
+        for mask in [Some(&[false, true, true][..]), Some(&[]), None] {
+            assert_eq!(squares(&reference, &found, mask), (5.0, 30.0));
+        }
+    }
 }

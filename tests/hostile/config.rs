@@ -67,7 +67,10 @@ fn plans_that_were_edited() {
         .input("ids", DataType::Int64, &["batch"])
         .output("rows", DataType::Float, &["batch", "64"])
         .floats("table", &[100, 64], &noise(6400, 2))
-        .node("Gather", "rows", &["table", "ids"], &["rows"], vec![]);
+        .node("Gather", "rows", &["table", "ids"], &["rows"], vec![])
+        .output("sum", DataType::Float, &["batch", "64"])
+        .floats("vector", &[64], &noise(64, 3))
+        .node("Add", "sum", &["rows", "vector"], &["sum"], vec![]);
     let folder = Folder::new();
     net.save(&folder.join("m.onnx"));
     support::done(&folder.efq(&[
@@ -106,6 +109,11 @@ fn plans_that_were_edited() {
     add("one use less", &|p| p["decisions"][0]["uses"] = serde_json::json!([]));
     add("other matrix", &|p| {
         p["decisions"][0]["uses"][0]["matrix"] = serde_json::json!([u64::MAX, u64::MAX])
+    });
+    add("other size", &|p| p["decisions"][0]["bytes_before"] = 1.into());
+    add("block of 0 for what is stored small", &|p| {
+        let stored = serde_json::json!({"int4": {"block": 0, "half_scales": true}});
+        p["decisions"][2]["stored"] = stored;
     });
     add("unknown field", &|p| p["decisions"][0]["note"] = "x".into());
     add("no schema", &|p| drop(p.as_object_mut().unwrap().remove("schema")));

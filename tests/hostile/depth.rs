@@ -122,8 +122,21 @@ fn depth_and_width() {
 /// What is large and well-formed costs what it is large.
 #[test]
 fn large_and_accepted() {
+    let woven = |op: &str, inputs: usize, length: usize| {
+        Net::linear(64, 64).with(|graph| {
+            graph.node[0].output[0] = "p0".into();
+            for at in 0..length {
+                let from = vec![format!("p{at}"); inputs];
+                let from: Vec<&str> = from.iter().map(String::as_str).collect();
+                let to = if at + 1 == length { "logits".to_owned() } else { format!("p{}", at + 1) };
+                graph.node.push(node::build(op, "", &from, &[&to], vec![]));
+            }
+        })
+    };
     let mut corpus = Corpus::default();
     corpus
+        .net("30 Dropouts that take a product twice", woven("Dropout", 2, 30))
+        .net("20 Identities that take a product four times", woven("Identity", 4, 20))
         .net(
             "50,000 entries of metadata",
             Net::linear(64, 64).with_model(|model| {

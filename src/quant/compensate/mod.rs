@@ -25,6 +25,7 @@ use super::levels::Levels;
 use super::pack::pack_nibbles;
 use super::quantize::Quantized;
 use super::scheme::{Bits, Scheme};
+use super::simd::Simd;
 use crate::progress::Progress;
 
 pub use prepared::{Damping, Prepared};
@@ -85,7 +86,7 @@ pub fn compensate(
     steps: Steps,
     progress: &dyn Progress,
 ) -> Coded {
-    let k = prepared.k();
+    let (k, simd) = (prepared.k(), Simd::detect());
     let levels = Levels::of(scheme);
     let lefts: Vec<usize> = columns.clone().step_by(STRIP).collect();
     let strips: Vec<(Strip, Vec<f32>)> = lefts
@@ -97,7 +98,7 @@ pub fn compensate(
             let codes = if progress.cancelled() {
                 vec![0.0; k * (right - left)]
             } else {
-                strip.solve(prepared, steps)
+                strip.solve(simd, prepared, steps)
             };
             progress.advance(0);
             (strip, codes)

@@ -11,6 +11,7 @@ use crate::quant::grid::{Grid, whole_units};
 use crate::quant::levels::Levels;
 use crate::quant::rounding::{bound, round_to_f16};
 use crate::quant::scheme::{Bits, ScaleStorage, Scheme};
+use crate::quant::simd::Simd;
 
 /// `width` columns of a `[K,N]` weight, row-major `[K,width]`, with their grid `[blocks,width]`.
 pub(super) struct Strip {
@@ -70,7 +71,7 @@ impl Strip {
     }
 
     /// The codes `[K,width]`, with the scales brought to what is stored.
-    pub fn solve(&mut self, prepared: &Prepared, steps: Steps) -> Vec<f32> {
+    pub fn solve(&mut self, simd: Simd, prepared: &Prepared, steps: Steps) -> Vec<f32> {
         let mut codes = gptq::codes(self, prepared, steps.carry);
         let k = self.k;
         let mut aim = vec![0.0; k * self.width];
@@ -93,7 +94,7 @@ impl Strip {
         // Codes of 8 bits are next to the best ones already.
         let searched = steps.tabu && self.scheme.bits == Bits::Four;
         for _ in 0..if searched { TABU_ROUNDS } else { 0 } {
-            tabu::search(self, &mut codes, prepared);
+            tabu::search(simd, self, &mut codes, prepared);
             if steps.refit {
                 refit::scales(self, &codes, &aim, prepared);
             }

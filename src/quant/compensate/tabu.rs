@@ -21,7 +21,7 @@ const SPREAD: usize = 8;
 const LEAST_GAIN: f64 = 1e-7;
 
 /// Improves the codes of every column by K/2 moves; scales and zero points stay.
-pub(super) fn search(strip: &Strip, codes: &mut [f32], prepared: &Prepared) {
+pub(super) fn search(simd: Simd, strip: &Strip, codes: &mut [f32], prepared: &Prepared) {
     let (k, s) = (strip.k, strip.width);
     let moments = MatRef::from_row_major_slice(&prepared.natural, k, k);
     let mut difference = Vec::with_capacity(k * s);
@@ -33,7 +33,6 @@ pub(super) fn search(strip: &Strip, codes: &mut [f32], prepared: &Prepared) {
     }
     let mut gradient = vec![0.0; k * s];
     linalg::add_product(&mut gradient, moments, &difference, s, 1.0);
-    let simd = Simd::detect();
     let chunks = k.div_ceil(LANES);
     let mut column = Column { cells: vec![Cell::default(); chunks], best: vec![[0.0; LANES]; chunks] };
     for c in 0..s {
