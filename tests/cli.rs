@@ -211,8 +211,7 @@ fn exit_codes() {
             let verdict = run
                 .out
                 .lines()
-                .last()
-                .filter(|line| line.contains("high_compression:") || line.contains("medical_grade:"));
+                .rfind(|line| line.contains("high_compression:") || line.contains("medical_grade:"));
             format!(
                 "$ efq {args}\n{}{}[{code}]\n",
                 run.err,

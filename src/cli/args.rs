@@ -14,10 +14,10 @@ use crate::role::Role;
 use crate::settings::Budget;
 use crate::settings::{Overrides, Settings};
 
-/// INT4 weights for ONNX models, with a statement of what they cost.
 /// The least limit of memory that makes sense.
 const LEAST_MEMORY: u64 = 100_000_000;
 
+/// INT4 weights for ONNX models, with a statement of what they cost.
 #[derive(Debug, Parser)]
 #[command(
     version,

@@ -134,7 +134,7 @@ pub fn check_target(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<
 ///
 /// # Errors
 /// The target is one of `inputs` under any name, or in a folder that is one; it exists (without `overwrite`), is a
-/// folder, a link or a device, or lies in a missing one.
+/// folder or a device, or lies in a missing one.
 pub fn check_file(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()> {
     let shown = target.display().to_string();
     let folder = folder_of(target);
@@ -149,10 +149,9 @@ pub fn check_file(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()
         return Err(Error::caller(shown, "is an input, which efq never changes").help("choose another name"));
     }
     match target.symlink_metadata() {
-        Ok(known) if !known.is_file() => {
-            let what = if known.is_symlink() { "is a link" } else { "is no regular file" };
+        Ok(known) if !(known.is_file() || known.is_symlink()) => {
             return Err(
-                Error::caller(shown, format!("{what}, which efq does not replace")).help("-o names a file")
+                Error::caller(shown, "is no regular file, and efq replaces no other").help("-o names a file")
             );
         }
         Ok(_) if !overwrite => return Err(taken(target)),
