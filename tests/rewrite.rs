@@ -1540,7 +1540,7 @@ fn an_interrupt_ends_it_and_leaves_nothing() {
     };
     let start = std::time::Instant::now();
     while !staged() {
-        assert!(start.elapsed().as_secs() < 60, "it never began to write");
+        assert!(start.elapsed().as_secs() < 240, "it never began to write");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
