@@ -208,10 +208,11 @@ fn exit_codes() {
             let run = folder.efq(&args.split_whitespace().collect::<Vec<_>>());
             assert_eq!(run.code, Some(*code), "{args}: {run:?}");
             assert!(run.err.lines().count() <= 1, "{args}: {}", run.err);
-            let verdict = run
-                .out
-                .lines()
-                .rfind(|line| line.contains("high_compression:") || line.contains("medical_grade:"));
+            let verdict = run.out.lines().find(|line| {
+                ["PASSED", "FAILED", "UNDECIDED", "NOT VERIFIED"]
+                    .iter()
+                    .any(|outcome| line.starts_with(outcome))
+            });
             format!(
                 "$ efq {args}\n{}{}[{code}]\n",
                 run.err,
