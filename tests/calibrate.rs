@@ -101,8 +101,46 @@ fn the_bytes_do_not_depend_on_threads_and_a_plan_repeats_them() {
     let mut one = folder.command(&[&args[..], &["--calibration", "calib.npz"]].concat());
     assert!(one.env("RAYON_NUM_THREADS", "1").output().unwrap().status.success());
     assert_eq!(folder.read("a.onnx"), folder.read("b.onnx"));
-    rewrite(&folder, "c.onnx", &["--calibration", "calib.npz", "--from-plan", "p.json"]);
+    folder.write("moved/again.npz", folder.read("calib.npz"));
+    let moved = rewrite(&folder, "c.onnx", &["--calibration", "moved/again.npz", "--from-plan", "p.json"]);
     assert_eq!(folder.read("a.onnx"), folder.read("c.onnx"));
+    assert!(!moved["warnings"].to_string().contains("the plan"), "{moved:?}");
+}
+
+#[test]
+fn a_plan_that_is_repeated_with_other_samples_or_another_preset_says_so() {
+    let folder = Folder::new();
+    halves(&folder);
+    rewrite(&folder, "a.onnx", &["--dry-run", "--calibration", "one.npz", "--plan", "p.json"]);
+    let warnings = |more: &[&str]| {
+        let report = rewrite(&folder, "b.onnx", &[&["--dry-run", "--from-plan", "p.json"], more].concat());
+        report["warnings"].to_string()
+    };
+    let made_up = warnings(&["--plan", "b.json"]);
+    let told = "the plan's weights were fitted to one.npz (blake3 ";
+    assert!(
+        made_up.contains(told) && made_up.contains("those of this run to made-up samples (seed 0)"),
+        "{made_up}"
+    );
+    assert!(made_up.contains("--calibration one.npz repeats them"), "{made_up}");
+    let seed = warnings(&["--calibration", "one.npz", "--seed", "1"]);
+    assert!(seed.contains(told) && seed.contains("seed 1 beside it"), "{seed}");
+    let plan: Value = serde_json::from_slice(&folder.read("b.json")).unwrap();
+    assert_eq!(plan["fitted_to"], serde_json::json!({ "source": "made_up", "seed": 0 }));
+    let other = ["rewrite", FIXTURE, "-p", "medical_grade", "--from-plan", "p.json", "--dry-run"];
+    let other = done(&folder.efq(&[&other[..], &["--calibration", "one.npz"]].concat())).to_owned();
+    assert!(other.contains("the plan was made under high_accuracy"), "{other}");
+    assert!(!other.contains("fitted to"), "{other}");
+    let old = String::from_utf8(folder.read("p.json")).unwrap();
+    let mut old: Value = serde_json::from_str(&old).unwrap();
+    old.as_object_mut().unwrap().remove("fitted_to");
+    old["efq"] = "0.0.9".into();
+    folder.write("p.json", old.to_string());
+    let old = warnings(&[]);
+    assert!(
+        old.contains("does not say what its weights were fitted to") && old.contains("by efq 0.0.9"),
+        "{old}"
+    );
 }
 
 /// One bad sample costs that sample only.

@@ -151,7 +151,7 @@ pub(super) struct Rewrite {
     /// Write the plan (a decision for every tensor) to this file
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// Repeat a plan, to the same bytes
+    /// Repeat a plan: with the same samples to fit to, to the same bytes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "emit", "embeddings", "head", "unfused", "target_size", "target_bpw", "target_loss"])]
     pub from_plan: Option<PathBuf>,
     /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made

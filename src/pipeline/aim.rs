@@ -76,6 +76,7 @@ impl Workshop<'_> {
         if self.options.plan.is_none() {
             share(&mut plan, known);
         }
+        plan.fitted_to = self.fitting.fitted_to(&plan);
         let fitted = self
             .fitting
             .fit(model, known, &plan, self.progress)

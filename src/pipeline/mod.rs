@@ -181,17 +181,24 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     if !plan.changes_anything() {
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
+    let fitting = Fitting::new(options, &model)?;
+    let repeated = match &options.plan {
+        Some(_) => notes::repeated(&plan, &options.settings.preset, fitting.fitted_to(&plan).as_ref()),
+        None => Vec::new(),
+    };
     let Some(target) = &options.output else {
         let mut plan = plan;
         if options.plan.is_none() {
             share(&mut plan, &known);
         }
+        plan.fitted_to = fitting.fitted_to(&plan);
         let made = carry_out(&model, &known, &plan, &HashMap::new(), notes.metadata(&plan)).map_err(place)?;
-        let report = notes.planned(&plan, &made, options.external)?;
+        let mut report = notes.planned(&plan, &made, options.external)?;
+        report.warnings.extend(repeated);
         return Ok(Done::new(report, plan, &model));
     };
 
-    let (fitting, judge) = (Fitting::new(options, &model)?, Judge::new(options, &model, &known, samples));
+    let judge = Judge::new(options, &model, &known, samples);
     let mut work =
         Workshop { options, model: &model, known: &known, target, fitting, judge, notes, progress };
     let budget = budget::asked(options);
@@ -217,6 +224,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return Err(Error::caller("the budget", what).help("--target-size or --target-bpw with less"));
     }
     let mut report = notes.written(&plan, &written, judged, fitted);
+    report.warnings.extend(repeated);
     report.warnings.extend(costs.as_ref().and_then(Costs::warning));
     report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));

@@ -97,12 +97,8 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         }
     }
     mark_knee(&mut points);
-    let warnings = [
-        costs.warning(),
-        fitting.shared_with(&model, judge.samples()),
-        fitting.few(),
-        fitting.left_out(),
-    ];
+    let warnings =
+        [costs.warning(), fitting.shared_with(&model, judge.samples()), fitting.few(), fitting.left_out()];
     Ok(Frontier {
         schema: crate::report::SCHEMA,
         model: file(&model, model.path(), model.digest()),
