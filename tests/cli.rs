@@ -351,6 +351,29 @@ fn analyze() {
     assert_eq!(folder.listing().len(), 2, "analyze wrote");
 }
 
+/// What it says of a preset is what the gate of `efq rewrite` says, and of what it measured.
+#[test]
+fn analyze_judges_as_the_gate_does() {
+    let folder = Folder::new();
+    Net::linear(256, 64)
+        .floats("v", &[64, 64], &noise(4096, 12))
+        .node("MatMul", "second", &["logits", "v"], &["y"], vec![])
+        .with(|graph| graph.output.clear())
+        .output("y", DataType::Float, &["batch", "64"])
+        .save(&folder.join("m.onnx"));
+    folder.write("d.npz", npz(&[("x", npy_f32(&[20, 256], &noise(5120, 3)))]));
+    let analyzed = folder.efq(&["analyze", "m.onnx", "--data", "d.npz", "--algorithm", "rtn"]);
+    let text = done(&analyzed);
+    narrow(text);
+    assert!(text.contains("scales chosen by rtn") && text.contains("every linear by rtn"), "{text}");
+    let line = text.lines().find(|line| line.contains("medical_grade")).unwrap();
+    assert!(line.contains(" to ") && line.trim_end().ends_with("undecided"), "{text}");
+    let refused = folder.efq(&["analyze", "m.onnx", "--algorithm", "gptq"]);
+    assert_eq!(refused.code, Some(2));
+    let values = "--algorithm <ALGORITHM>: 'gptq' is not among its values (one of rtn, percentile, search)";
+    assert!(refused.err.contains(values), "{refused:?}");
+}
+
 /// Size against loss, as table, JSON and plot, with what the samples leave open.
 #[test]
 fn pareto() {

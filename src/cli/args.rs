@@ -287,8 +287,8 @@ pub(super) struct Analyze {
     #[command(flatten)]
     pub samples: SampleArgs,
     /// How scales are chosen
-    #[arg(long, value_enum, default_value_t = AlgorithmArg::Search)]
-    pub algorithm: AlgorithmArg,
+    #[arg(long, value_enum, default_value_t = WeightAlgorithmArg::Search)]
+    pub algorithm: WeightAlgorithmArg,
     #[command(flatten)]
     pub limits: Limits,
 }
@@ -451,6 +451,17 @@ pub(super) enum AlgorithmArg {
     Gptq,
     /// gptq where that is better on samples it has not seen, else search
     Auto,
+}
+
+/// The ways that look at weights alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum WeightAlgorithmArg {
+    /// Round to nearest
+    Rtn,
+    /// Round to nearest after clipping at a percentile
+    Percentile,
+    /// Least squared error of the weights over scales and zero points
+    Search,
 }
 
 impl From<AlgorithmArg> for AlgorithmName {

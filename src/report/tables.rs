@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::text::{figure, heading, shape, size};
 use super::{File, Grid, for_terminal};
 use crate::role::Role;
+use crate::validate::{Interval, Outcome};
 
 /// What is in a model, and what would be done with it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -71,6 +72,8 @@ pub struct Analysis {
     pub schema: u32,
     /// The model.
     pub model: File,
+    /// How scales were chosen: `rtn`, `percentile` or `search`.
+    pub algorithm: String,
     /// Whether errors at the output were measured.
     pub measured_at_output: bool,
     /// Every weight, the one that hurts most first.
@@ -127,12 +130,14 @@ pub struct Trial {
     pub bytes: u64,
     /// Measured loss.
     pub loss: f64,
+    /// 95 % interval of the loss; absent for a single sample.
+    pub interval: Option<Interval>,
     /// Accepted loss.
     pub target: f64,
-    /// Unit of both.
+    /// Unit of all three.
     pub unit: String,
-    /// Whether the estimate holds the target.
-    pub holds: bool,
+    /// The verdict of the gate.
+    pub outcome: Outcome,
 }
 
 impl Inspection {
@@ -219,6 +224,7 @@ impl Analysis {
         if self.measured_at_output {
             header.push("at the output");
         }
+        let _ = writeln!(out, "scales chosen by {}\n", self.algorithm);
         let mut rows = Grid::new(&header).right(&[1, 2, 3, 4]);
         let shown = if verbose { self.tensors.len() } else { 10 };
         for tensor in self.tensors.iter().take(shown) {
@@ -242,17 +248,29 @@ impl Analysis {
             let _ = writeln!(out, "and {} that hurt less (-v lists them)", self.tensors.len() - shown);
         }
         if !self.recommendation.trials.is_empty() {
-            let mut rows = Grid::new(&["preset", "bytes", "loss", "accepted", ""]).right(&[1, 2, 3]);
+            let mut rows =
+                Grid::new(&["preset", "bytes", "loss", "95 % interval", "accepted", ""]).right(&[1, 2, 3, 4]);
             for trial in &self.recommendation.trials {
                 rows.row([
                     trial.preset.clone(),
                     size(trial.bytes),
                     format!("{:.3} {}", trial.loss, trial.unit),
+                    trial.interval.map_or("none".to_owned(), |it| format!("{:.3} to {:.3}", it.low, it.high)),
                     format!("{} {}", trial.target, trial.unit),
-                    if trial.holds { "holds" } else { "misses" }.to_owned(),
+                    match trial.outcome {
+                        Outcome::Passed => "holds",
+                        Outcome::Failed => "misses",
+                        Outcome::Undecided | Outcome::NotVerified => "undecided",
+                    }
+                    .to_owned(),
                 ]);
             }
-            let _ = writeln!(out, "\n{}", rows.render());
+            let _ = writeln!(
+                out,
+                "\n{}\n\nevery linear by {}; `efq rewrite` fits to activations, which mostly loses less",
+                rows.render(),
+                self.algorithm
+            );
         }
         let _ =
             writeln!(out, "\nrecommended: {}: {}", self.recommendation.preset, self.recommendation.reason);
