@@ -564,6 +564,37 @@ fn a_folder_without_samples_is_told_what_it_holds() {
     );
 }
 
+/// What a folder holds and is not read, and why its images have no labels.
+#[test]
+fn what_is_left_out_of_a_folder_is_said() {
+    let folder = image_folder(&vision("3", "2"), Some("{\"size\": 2}"));
+    let image = || picture(2, [0; 3], ImageFormat::Png);
+    let remarks = || {
+        let said = images(&folder).unwrap().remarks;
+        said.iter().map(|remark| remark.split_once("/d: ").unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    folder.write("d/0/a.png", image());
+    folder.write("d/1/a.png", image());
+    assert!(remarks().is_empty() && images(&folder).unwrap().labelled());
+    folder.write("d/outside.png", image());
+    folder.write("d/cat/a.png", image());
+    folder.write("d/cat/young/a.png", image());
+    assert_eq!(
+        remarks(),
+        [
+            "no labels: not every image lies in a folder that is a class number (0, 1, …): cat/a.png and 1 more",
+            "left out, for they lie deeper than one folder: cat/young/a.png"
+        ]
+    );
+    let values = efq::onnx::tensor::from_raw("x", DataType::Float, &[1, 3, 2, 2], vec![0; 48]);
+    folder.write("d/test_data_set_0/input_0.pb", prost::Message::encode_to_vec(&values));
+    assert_eq!(images(&folder).unwrap().list.len(), 1);
+    assert_eq!(
+        remarks(),
+        ["left out, for they lie beside test_data_set_*, which is read alone: 0/a.png and 3 more"]
+    );
+}
+
 /// Damaged files end in an error or in samples, never in a panic.
 fn survives(folder: &Folder, path: &Path) {
     let _ = samples_at(path, &efq::onnx::load(&folder.join("m.onnx")).unwrap());

@@ -107,6 +107,8 @@ pub struct Samples {
     pub list: Vec<Sample>,
     /// Where they came from.
     pub origin: Origin,
+    /// What of the source is not in them, by its name.
+    pub remarks: Vec<String>,
 }
 
 impl Samples {
@@ -119,7 +121,8 @@ impl Samples {
     /// which `specs` are the inputs, takes any length.
     pub fn without_padding(&self, specs: &[InputSpec]) -> Self {
         let cut = |sample: &Sample| padding::unpadded(sample, specs).unwrap_or_else(|| sample.clone());
-        Self { list: self.list.iter().map(cut).collect(), origin: self.origin.clone() }
+        let list = self.list.iter().map(cut).collect();
+        Self { list, origin: self.origin.clone(), remarks: self.remarks.clone() }
     }
 
     /// Whether any sample has a label.
@@ -243,9 +246,17 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     let form = Form::of(path, meta.is_dir())?;
     form.check(source)?;
     let within = |error: Error| error.within(&shown);
+    let mut remarks = Vec::new();
     let (list, blake3) = match form {
-        Form::TestData => folder::load(path, model).map_err(within)?,
-        Form::Images => images::load(path, model).map_err(within)?,
+        Form::TestData => {
+            remarks.extend(images::beside_test_data(path)?);
+            folder::load(path, model).map_err(within)?
+        }
+        Form::Images => {
+            let items = images::list(path)?;
+            remarks.extend(images::remarks(path, &items)?);
+            images::load(path, &items, model).map_err(within)?
+        }
         _ => {
             let bytes = crate::onnx::map_file(path)?;
             let list = parse(form, &bytes, source, model).map_err(within)?;
@@ -256,7 +267,8 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
         return Err(Error::format(shown, "holds no sample"));
     }
     ids::check(&list, model).map_err(within)?;
-    Ok(Samples { list, origin: Origin::File { path: path.to_owned(), blake3 } })
+    let remarks = remarks.into_iter().map(|remark| format!("{shown}: {remark}")).collect();
+    Ok(Samples { list, origin: Origin::File { path: path.to_owned(), blake3 }, remarks })
 }
 
 /// Reads the samples of a file that lies in memory; the ending of `source.path` says its form, nothing is read there.

@@ -46,6 +46,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     let model = load(&options.input)?;
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
+    let warnings = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
     let wanted = candidates(&model, &known)?;
     if wanted.is_empty() {
         return Err(Error::unsupported(
@@ -119,6 +120,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
         measured_at_output: options.data.is_some(),
         tensors,
         recommendation,
+        warnings,
     })
 }
 

@@ -308,6 +308,11 @@ impl<'a> Fitting<'a> {
         Some(format!("{count} of {all} calibration samples hold NaN and were left out"))
     }
 
+    /// What of the source of the samples is not in them.
+    pub fn remarks(&self) -> &[String] {
+        self.samples.as_ref().map_or(&[], |(samples, _)| &samples.remarks)
+    }
+
     /// A warning where the samples are too few to say much.
     pub fn few(&self) -> Option<String> {
         let (mine, _) = self.samples.as_ref().filter(|(samples, _)| samples.are_real())?;

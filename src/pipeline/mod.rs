@@ -173,6 +173,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     }
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
+    let remarks = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
     let plan = match &options.plan {
         Some(text) => Plan::from_json(text, &model, model.digest())?,
         None => choose(&model, "", &known, &options.settings)?,
@@ -227,6 +228,9 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     report.warnings.extend(repeated);
     report.warnings.extend(costs.as_ref().and_then(Costs::warning));
     report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
+    let told =
+        fitting.remarks().iter().filter(|remark| !remarks.contains(remark)).cloned().collect::<Vec<_>>();
+    report.warnings.extend(remarks.into_iter().chain(told));
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
     report.warnings.extend(fitting.few());
@@ -324,10 +328,12 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
         seed: options.seed,
         ..RewriteOptions::new(&options.original, options.settings.clone())
     };
+    let remarks = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
     let mut judge = Judge::new(&asked, &original, &known, samples);
     let judged = judge.judge(&rewritten, progress)?;
     let notes = notes::Notes::new(&original, &options.settings);
     let mut report = notes.compared(&rewritten, judged);
+    report.warnings.extend(remarks);
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
     Ok(report)
 }

@@ -55,6 +55,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
     let model = load(&options.input)?;
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
+    let remarks = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
     let plan = choose(&model, "", &known, &options.settings)?;
     let notes = Notes::new(&model, &options.settings);
     let mut fitting = Fitting::new(&asked, &model)?;
@@ -105,7 +106,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         preset: options.settings.preset.clone(),
         real_samples: judge.samples().is_some(),
         points,
-        warnings: warnings.into_iter().flatten().collect(),
+        warnings: remarks.into_iter().chain(warnings.into_iter().flatten()).collect(),
     })
 }
 

@@ -80,6 +80,9 @@ pub struct Analysis {
     pub tensors: Vec<AnalyzedTensor>,
     /// The preset that fits.
     pub recommendation: Recommendation,
+    /// What the reader should know beside that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One weight under several schemes.
@@ -274,6 +277,9 @@ impl Analysis {
         }
         let _ =
             writeln!(out, "\nrecommended: {}: {}", self.recommendation.preset, self.recommendation.reason);
+        for warning in &self.warnings {
+            let _ = writeln!(out, "note: {}", for_terminal(warning));
+        }
         out
     }
 }
