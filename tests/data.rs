@@ -564,6 +564,28 @@ fn a_folder_without_samples_is_told_what_it_holds() {
     );
 }
 
+#[test]
+fn two_sizes_under_one_name_of_the_model_are_refused() {
+    let net = encoder("sequence", 40);
+    let folder = text_folder(&net, true);
+    let arrays = |mask: usize| {
+        let of = |length: usize| npy_i64(&[2, length], &vec![1; 2 * length]);
+        let names = ["input_ids", "token_type_ids", "position_ids"];
+        let mut arrays: Vec<_> = names.into_iter().map(|name| (name, of(8))).collect();
+        arrays.push(("attention_mask", of(mask)));
+        Source::new(folder.write("d.npz", npz(&arrays)))
+    };
+    assert_eq!(read(&folder, arrays(8)).unwrap().list.len(), 2);
+    let said = fails(read(&folder, arrays(6)));
+    let (_, said) = said.split_once("d.npz: array ").unwrap();
+    assert!(
+        said.contains("sample 0 has a size of ") && said.contains("the model calls both 'sequence'"),
+        "{said}"
+    );
+    assert!(said.contains("has 6") || said.contains("of 6"), "{said}");
+    assert!(said.contains("'attention_mask'"), "{said}");
+}
+
 /// What a folder holds and is not read, and why its images have no labels.
 #[test]
 fn what_is_left_out_of_a_folder_is_said() {

@@ -236,7 +236,8 @@ impl Form {
 /// Reads the samples of `source` for `model`.
 ///
 /// # Errors
-/// A missing or unknown form, arrays that fit no input or are missing, other sizes than the graph declares, ids without
+/// A missing or unknown form, arrays that fit no input or are missing, other sizes than the graph declares or two sizes
+/// for one of its names, ids without
 /// a row in their table, labels of another count than samples, text without its tokenizer, images without their
 /// preprocessing.
 pub fn load(source: &Source, model: &Model) -> Result<Samples> {
@@ -266,6 +267,7 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     if list.is_empty() {
         return Err(Error::format(shown, "holds no sample"));
     }
+    inputs::agree(&list, model).map_err(within)?;
     ids::check(&list, model).map_err(within)?;
     let remarks = remarks.into_iter().map(|remark| format!("{shown}: {remark}")).collect();
     Ok(Samples { list, origin: Origin::File { path: path.to_owned(), blake3 }, remarks })
