@@ -7,6 +7,10 @@ use efq::engine::{Runner, Variant};
 use efq::graph::{inventory, measured_output};
 use efq::onnx::load;
 use efq::onnx::proto::{AttributeProto, attribute_proto, tensor_proto::DataType};
+use efq::pipeline::RewriteOptions;
+use efq::preset::Preset;
+use efq::progress::Progress;
+use efq::settings::{Budget, Overrides, Settings};
 use serde_json::Value;
 use support::{Folder, Net, done, int, ints, noise, npy_f32, npz};
 
@@ -379,7 +383,35 @@ fn a_budget_that_cannot_hold_says_what_can() {
     assert_eq!(out.code, Some(2));
     let text = &out.err;
     assert!(text.contains("the least that can be reached is"), "{text}");
+    assert!(text.contains("kB: "), "{text}");
     assert!(!folder.join("o.onnx").exists());
+}
+
+/// The stages of a run.
+#[derive(Default)]
+struct Told(std::sync::Mutex<Vec<String>>);
+
+impl Progress for Told {
+    fn stage(&self, name: &str, _: u64) {
+        self.0.lock().unwrap().push(name.to_owned());
+    }
+}
+
+#[test]
+fn a_budget_that_cannot_hold_is_refused_before_anything_is_run() {
+    let folder = Folder::new();
+    let preset = Preset::builtin("high_compression").unwrap();
+    for budget in [Budget::Size(100_000), Budget::BitsPerWeight(1.5)] {
+        let overrides = Overrides { budget: Some(budget), ..Overrides::default() };
+        let options = RewriteOptions {
+            output: Some(folder.join("o.onnx")),
+            ..RewriteOptions::new(FIXTURE, Settings::new(&preset, &overrides).unwrap())
+        };
+        let told = Told::default();
+        let error = efq::pipeline::rewrite(&options, &told).unwrap_err().to_string();
+        assert!(error.contains("the least that can be reached is"), "{error}");
+        assert_eq!(*told.0.lock().unwrap(), ["reading"]);
+    }
 }
 
 #[test]

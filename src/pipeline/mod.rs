@@ -199,10 +199,13 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return Ok(Done::new(report, plan, &model));
     };
 
+    let budget = budget::asked(options);
+    if let Some(asked @ (Budget::Size(_) | Budget::BitsPerWeight(_))) = budget {
+        budget::can_hold(&model, &known, &plan, asked, &fitting, &notes).map_err(place)?;
+    }
     let judge = Judge::new(options, &model, &known, samples);
     let mut work =
         Workshop { options, model: &model, known: &known, target, fitting, judge, notes, progress };
-    let budget = budget::asked(options);
     let mut costs = budget.map(|_| work.costs(&plan, Scope::All)).transpose()?;
     let mut done = match (budget, &costs) {
         (Some(Budget::Loss(most)), Some(costs)) => work.within_loss(costs, plan, most)?,
