@@ -137,7 +137,11 @@ fn usage() {
         "rewrite m.onnx -p high_accuracy -o out.onnx --from-plan p.json --keep w",
         "rewrite m.onnx -p high_accuracy -o out.onnx --seed=-1",
         "rewrite m.onnx -p high_accuracy -o out.onnx --seed 99999999999999999999",
+        "rewrite m.onnx -p high_accuracy -o out.onnx --seed -1",
         "rewrite m.onnx -p high_accuracy -o out.onnx --accuracy-target much",
+        "rewrite m.onnx -p high_accuracy -o out.onnx --target-loss -1",
+        "rewrite m.onnx -p high_accuracy -o out.onnx --target-bpw -1",
+        "rewrite m.onnx -p high_accuracy -o out.onnx --min-cosine -0.5",
         "inspect m.onnx --threads 0",
         "inspect m.onnx -q -v",
         "inspect m.onnx --format yaml",
@@ -160,6 +164,34 @@ fn usage() {
     let bare = folder.efq::<&str>(&[]);
     assert_eq!((bare.code, bare.out.as_str()), (Some(2), ""));
     assert!(bare.err.contains("Usage: efq"), "{}", bare.err);
+}
+
+/// What cannot be written is told before any work, with the option that named it.
+#[test]
+fn results_that_cannot_be_written_name_their_option() {
+    let folder = Folder::new();
+    Net::linear(256, 64).save(&folder.join("m.onnx"));
+    folder.write("r.json", "something");
+    let refused = |args: &str| {
+        let run = folder.efq(&args.split_whitespace().collect::<Vec<_>>());
+        assert!(run.code != Some(0) && run.out.is_empty(), "{run:?}");
+        run.err
+    };
+    let taken = "r.json: exists already (--force replaces it, --report names another file)";
+    for command in ["validate m.onnx m.onnx", "pareto m.onnx", "rewrite m.onnx -o out.onnx"] {
+        let said = refused(&format!("{command} -p high_compression --report r.json"));
+        assert!(said.contains(taken), "{said}");
+    }
+    let plan = refused("rewrite m.onnx -p high_compression -o out.onnx --plan r.json");
+    assert!(plan.contains("--plan names another file"), "{plan}");
+    if cfg!(target_os = "linux") {
+        let nowhere = "efq cannot write into the folder '/proc': its file system takes no new files";
+        for more in ["-o /proc/a.onnx", "-o out.onnx --report /proc/r.json"] {
+            let said = refused(&format!("rewrite m.onnx -p high_compression {more}"));
+            assert!(said.contains(nowhere), "{said}");
+        }
+    }
+    assert_eq!(folder.listing().len(), 2, "something was left");
 }
 
 /// One run for each way to end, with what it says.
@@ -211,8 +243,7 @@ fn exit_codes() {
             let verdict = run
                 .out
                 .lines()
-                .last()
-                .filter(|line| line.contains("high_compression:") || line.contains("medical_grade:"));
+                .rfind(|line| line.contains("high_compression:") || line.contains("medical_grade:"));
             format!(
                 "$ efq {args}\n{}{}[{code}]\n",
                 run.err,
