@@ -586,6 +586,26 @@ fn two_sizes_under_one_name_of_the_model_are_refused() {
     assert!(said.contains("'attention_mask'"), "{said}");
 }
 
+/// What is wrong with labels is told with the file and the array that holds them.
+#[test]
+fn labels_that_are_no_classes_of_the_model_name_their_file() {
+    let folder = Folder::new();
+    Net::linear(64, 64).save(&folder.join("m.onnx"));
+    let said = |label: i64| {
+        let values = ("x", npy_f32(&[3, 64], &noise(192, 3)));
+        folder.write("d.npz", npz(&[values, ("labels", npy_i64(&[3], &[1, label, 2]))]));
+        let args = ["validate", "m.onnx", "m.onnx", "-p", "high_compression", "--data", "d.npz"];
+        let run = folder.efq(&args);
+        assert_eq!(run.code, Some(3), "{run:?}");
+        run.err
+    };
+    let place = "error: d.npz: array 'labels': sample 1: label: class";
+    let (beyond, ignored) = (said(64), said(-100));
+    assert!(beyond.starts_with(&format!("{place} 64 of an output with 64 classes")), "{beyond}");
+    assert!(ignored.starts_with(&format!("{place} -100 of an output")), "{ignored}");
+    assert!(ignored.contains("where there is a label per position"), "{ignored}");
+}
+
 /// What a folder holds and is not read, and why its images have no labels.
 #[test]
 fn what_is_left_out_of_a_folder_is_said() {

@@ -117,6 +117,12 @@ impl Samples {
         matches!(self.origin, Origin::File { .. })
     }
 
+    /// Whether they are named arrays in a file, of which one may hold the labels.
+    pub fn are_arrays(&self) -> bool {
+        let Origin::File { path, .. } = &self.origin else { return false };
+        matches!(Form::of(path, path.is_dir()), Ok(Form::Safetensors | Form::Archive))
+    }
+
     /// The same without the padding at the end of samples that an `attention_mask` leaves out, where the graph, of
     /// which `specs` are the inputs, takes any length.
     pub fn without_padding(&self, specs: &[InputSpec]) -> Self {

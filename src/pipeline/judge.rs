@@ -248,7 +248,7 @@ impl<'a> Judge<'a> {
                     ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
                 Ok((with_kernel, weights))
             };
-            let both = compare().map_err(|error: Error| error.within(format!("sample {at}")))?;
+            let both = compare().map_err(|error: Error| place_of(&ready.samples, at, error))?;
             progress.advance(1);
             Ok(both)
         };
@@ -419,6 +419,17 @@ fn without_padding(samples: Samples, specs: &[InputSpec], original: &Runner) -> 
 }
 
 pub(super) fn provenance(samples: &Samples) -> Data {
+/// Says of an error that it is about sample `at`, of which file and, for labels, of which array.
+fn place_of(samples: &Samples, at: usize, error: Error) -> Error {
+    let is_label = error.is_about("label") || error.is_about("labels");
+    let error = error.within(format!("sample {at}"));
+    let error = if is_label && samples.are_arrays() { error.within("array 'labels'") } else { error };
+    match &samples.origin {
+        data::Origin::File { path, .. } => error.within(path.display()),
+        data::Origin::Synthetic { .. } => error,
+    }
+}
+
     match &samples.origin {
         data::Origin::File { path, blake3 } => Data::File {
             path: path.display().to_string(),
