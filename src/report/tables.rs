@@ -206,6 +206,14 @@ impl Inspection {
             );
         }
         let after: u64 = self.tensors.iter().map(|tensor| tensor.bytes_after).sum();
+        if self.quantized.is_some() {
+            let what =
+                "`efq rewrite` refuses it without --allow-requantize, which quantizes what is still float";
+            let _ = writeln!(out, "\n{what}");
+            if after == total {
+                return out;
+            }
+        }
         let _ = writeln!(
             out,
             "\nunder {}: {} of tensors become {} ({:.2} times smaller)",
