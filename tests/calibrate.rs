@@ -93,7 +93,7 @@ fn a_sample_is_no_worse_than_none() {
     let (search, bare) = (of("search.onnx"), of("bare.onnx"));
     assert!(of("one.onnx") < 1.05 * bare, "{} against {bare}", of("one.onnx"));
     assert!(of("loud.onnx") < 1.02 * search, "{} against {search}", of("loud.onnx"));
-    assert!(one["warnings"].to_string().contains("1 calibration samples are few"), "{}", one["warnings"]);
+    assert!(one["warnings"].to_string().contains("1 calibration sample is few"), "{}", one["warnings"]);
 }
 
 #[test]

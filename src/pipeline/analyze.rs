@@ -19,7 +19,7 @@ use crate::report::{Analysis, AnalyzedCandidate, AnalyzedTensor, Recommendation,
 use crate::rewrite::{Metadata, rewrite as carry_out};
 use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
 use crate::settings::{Overrides, Settings};
-use crate::validate::Outcome;
+use crate::validate::{Outcome, figure, in_unit};
 
 /// Samples on which single tensors are measured.
 const SAMPLES: usize = 16;
@@ -238,8 +238,9 @@ fn by_trial(
         Some(trial) => (
             trial.preset.clone(),
             format!(
-                "the smallest result that passes its own gate: {:.3} {} lost, {} accepted",
-                trial.loss, trial.unit, trial.target
+                "the smallest result that passes its own gate: {} lost, {} accepted",
+                in_unit(&figure(trial.loss), &trial.unit),
+                figure(trial.target)
             ),
         ),
         None => {

@@ -318,7 +318,8 @@ impl<'a> Fitting<'a> {
         let (mine, _) = self.samples.as_ref().filter(|(samples, _)| samples.are_real())?;
         let count = mine.list.len();
         (count < LEAST_SAMPLES && self.reason.is_none()).then(|| {
-            format!("{count} calibration samples are few: made-up ones count more than they do, a few hundred would be plenty")
+            let are = if count == 1 { "sample is" } else { "samples are" };
+            format!("{count} calibration {are} few: made-up ones count more than they do, a few hundred would be plenty")
         })
     }
 

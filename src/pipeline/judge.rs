@@ -138,7 +138,8 @@ impl Judged {
             Judged::Measured { verdict, .. } => {
                 let unit = verdict.measure.unit();
                 let what = if self.loss() > self.estimate() { "an interval up to" } else { "a loss of" };
-                format!("repair: {what} {:.3} {unit} against {:.3}", self.loss(), verdict.target)
+                let [loss, target] = [self.loss(), verdict.target].map(validate::figure);
+                format!("repair: {what} {} against {target}", validate::in_unit(&loss, unit))
             }
             Judged::Not(_) => String::new(),
         }
@@ -418,7 +419,6 @@ fn without_padding(samples: Samples, specs: &[InputSpec], original: &Runner) -> 
     Ok(if same { cut } else { samples })
 }
 
-pub(super) fn provenance(samples: &Samples) -> Data {
 /// Says of an error that it is about sample `at`, of which file and, for labels, of which array.
 fn place_of(samples: &Samples, at: usize, error: Error) -> Error {
     let is_label = error.is_about("label") || error.is_about("labels");
@@ -430,6 +430,7 @@ fn place_of(samples: &Samples, at: usize, error: Error) -> Error {
     }
 }
 
+pub(super) fn provenance(samples: &Samples) -> Data {
     match &samples.origin {
         data::Origin::File { path, blake3 } => Data::File {
             path: path.display().to_string(),

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::escape::for_markdown;
+use super::text::count;
 use super::{Data, for_terminal};
 
 /// How the blocked weights were fitted to activations.
@@ -56,7 +57,7 @@ impl Fitting {
     /// One or two sentences.
     pub(super) fn sentences(&self) -> Vec<String> {
         let (from, advice) = match &self.data {
-            Data::File { path, .. } => (format!("{} samples of {path}", self.samples), None),
+            Data::File { path, .. } => (format!("{} of {path}", count(self.samples as u64, "sample")), None),
             Data::Synthetic { seed, made } => {
                 // What real ones brought in docs/calibration.md.
                 let (what, less) = match made.as_str() {
@@ -71,7 +72,7 @@ impl Fitting {
                     _ => ("", "lower the error further"),
                 };
                 (
-                    format!("{} made-up samples ({what}seed {seed})", self.samples),
+                    format!("{} ({what}seed {seed})", count(self.samples as u64, "made-up sample")),
                     Some(format!("a few hundred real ones {less}: --calibration FILE")),
                 )
             }
@@ -81,16 +82,17 @@ impl Fitting {
         }
         let beside = match self.beside {
             0 => String::new(),
-            count => format!(" and {count} made-up ones beside them"),
+            1 => " and a made-up one beside them".to_owned(),
+            beside => format!(" and {beside} made-up ones beside them"),
         };
         let fitted = self.layers.iter().filter(|layer| layer.algorithm == "gptq").count();
         let mut out = vec![format!(
-            "{fitted} of {} linear layers fitted to the activations of {from}{beside}{}, {} rows",
-            self.layers.len(),
+            "{fitted} of {} fitted to the activations of {from}{beside}{}, {}",
+            count(self.layers.len() as u64, "linear layer"),
             self.statistics
                 .as_ref()
                 .map_or(String::new(), |kept| format!(" by the statistics in {}", kept.path)),
-            self.rows
+            count(self.rows as u64, "row")
         )];
         let pairs = self.layers.iter().filter_map(|layer| Some((layer.error_by_search?, layer.error?)));
         let (before, after) = pairs.fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));

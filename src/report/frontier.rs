@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::text::{figure, size};
+use super::text::{figure, loss_in, size};
 use super::{File, Grid, for_terminal};
 
 /// Size against loss.
@@ -53,8 +53,8 @@ impl Frontier {
                 size(point.bytes),
                 format!("{:.2} x", self.model.bytes as f64 / point.bytes.max(1) as f64),
                 figure(point.rel_l2, 4, ""),
-                format!("{:.4}", point.predicted),
-                figure(point.loss, 3, &format!(" {}", point.unit)),
+                figure(point.weights_only, 4, ""),
+                point.loss.map_or(String::new(), |loss| loss_in(loss, &point.unit)),
                 if point.knee { "knee".to_owned() } else { String::new() },
             ]);
         }

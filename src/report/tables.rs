@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::text::{figure, heading, shape, size};
+use super::text::{figure, heading, interval, loss_in, shape, size};
 use super::{File, Grid, for_terminal};
 use crate::role::Role;
-use crate::validate::{Interval, Outcome};
+use crate::validate::{self, Interval, Outcome, in_unit};
 
 /// What is in a model, and what would be done with it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -265,9 +265,9 @@ impl Analysis {
                 rows.row([
                     trial.preset.clone(),
                     size(trial.bytes),
-                    format!("{:.3} {}", trial.loss, trial.unit),
-                    trial.interval.map_or("none".to_owned(), |it| format!("{:.3} to {:.3}", it.low, it.high)),
-                    format!("{} {}", trial.target, trial.unit),
+                    loss_in(trial.loss, &trial.unit),
+                    interval(trial.interval),
+                    in_unit(&validate::figure(trial.target), &trial.unit),
                     match trial.outcome {
                         Outcome::Passed => "holds",
                         Outcome::Failed => "misses",
