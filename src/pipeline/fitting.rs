@@ -278,10 +278,12 @@ impl<'a> Fitting<'a> {
                 fallback: layer.fallback.map(str::to_owned),
             }
         });
+        let samples = told(SAMPLES).parse().unwrap_or(found.samples);
         Some(report::Fitting {
+            judged_by_real: matches!(data, report::Data::File { .. }) && samples >= LEAST_SAMPLES,
             data,
             statistics: self.kept.as_ref().map(|(_, file)| file.clone()),
-            samples: told(SAMPLES).parse().unwrap_or(found.samples),
+            samples,
             beside: self.beside.as_ref().map_or(0, Vec::len),
             rows: found.rows,
             layers: layers.collect(),

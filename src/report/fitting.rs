@@ -21,6 +21,9 @@ pub struct Fitting {
     /// How many were made up beside them, so that the weights are not narrowed to them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub beside: usize,
+    /// Whether the held-out samples that judge a fit are the user's; below a number of them made-up ones are taken.
+    #[serde(default)]
+    pub judged_by_real: bool,
     /// Rows of activations (tokens, patches) of which the largest statistics are.
     pub rows: usize,
     /// Every blocked weight that statistics were asked for, in the order in which the network uses them.
@@ -98,8 +101,9 @@ impl Fitting {
         let (before, after) = pairs.fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
         if before > 0.0 {
             out.push(format!(
-                "which leaves {:.0} % of their squared error on held-out samples",
-                100.0 * after / before
+                "which leaves {:.0} % of the squared error that search leaves, on held-out {} samples",
+                100.0 * after / before,
+                if self.judged_by_real { "real" } else { "made-up" }
             ));
         }
         out.extend(advice);
