@@ -430,7 +430,7 @@ fn pareto() {
     let mut lines = text.out.lines();
     assert!(lines.next().unwrap().starts_with("m.onnx  61."), "{}", text.out);
     let head: Vec<&str> = lines.nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(head.join(" "), "size smaller relative L2 predicted loss");
+    assert_eq!(head.join(" "), "size smaller relative L2 weights alone loss");
     assert!(text.out.ends_with(
         "note: 40 of 40 samples that judge are calibration samples too: the verdict is optimistic\n"
     ));

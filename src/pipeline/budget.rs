@@ -275,8 +275,8 @@ impl Costs {
         Some((plan, loss))
     }
 
-    /// The plan of the least predicted loss for a budget of bytes of which `spare` are left over; with what it is
-    /// predicted to lose and the bytes of the budget.
+    /// The plan of the least predicted loss for a budget of bytes of which `spare` are left over; with the bytes of the
+    /// budget.
     ///
     /// # Errors
     /// [`Kind::Caller`] when even the smallest choice is larger.
@@ -288,7 +288,7 @@ impl Costs {
         budget: Budget,
         spare: u64,
         notes: &Notes,
-    ) -> Result<(Plan, f64, u64)> {
+    ) -> Result<(Plan, u64)> {
         let (whole, reason) = (most_bytes(model, known, plan, budget, notes)?, name(budget));
         let most = whole.saturating_sub(spare);
         let mut other = size(model, known, plan, notes)?.saturating_sub(self.payload(plan));
@@ -313,8 +313,8 @@ impl Costs {
         let least = self.chosen(plan, Limit::Loss(f64::INFINITY), &reason);
         let smallest =
             least.as_ref().map(|(plan, _)| size(model, known, plan, notes)).transpose()?.unwrap_or(0);
-        if let Some((made, loss)) = best.or(least.filter(|_| smallest <= most)) {
-            return Ok((made, loss, whole));
+        if let Some((made, _)) = best.or(least.filter(|_| smallest <= most)) {
+            return Ok((made, whole));
         }
         Err(too_small(model, known, plan, budget, smallest, notes)?)
     }
