@@ -30,7 +30,7 @@ pub struct Overrides {
     pub tensors: Vec<String>,
     /// Loss that is accepted, in percent.
     pub accuracy_target: Option<f64>,
-    /// Least mean cosine that is accepted.
+    /// Least mean likeness or concordance that is accepted.
     pub min_cosine: Option<f64>,
     /// What the plan is made for.
     pub budget: Option<Budget>,
@@ -85,7 +85,7 @@ pub enum Budget {
 pub struct Target {
     /// Accepted loss in percent.
     pub accuracy: f64,
-    /// Accepted mean cosine, for outputs that are neither labelled nor logits.
+    /// Accepted mean likeness or concordance, for outputs that are neither labelled nor logits.
     pub min_cosine: f64,
     /// Whether the interval's upper end must hold the target, and not only the estimate.
     pub by_interval: bool,

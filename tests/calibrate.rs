@@ -12,7 +12,7 @@ use efq::onnx::proto::{AttributeProto, attribute_proto, tensor_proto::DataType};
 use efq::pipeline::{self, RewriteOptions, When};
 use efq::preset::Preset;
 use efq::progress::{Progress, Silent};
-use efq::settings::{Overrides, Settings};
+use efq::settings::{Budget, Overrides, Settings};
 use serde_json::Value;
 use support::{Folder, Net, done, int, ints, noise, npy_f32, npz};
 
@@ -95,7 +95,7 @@ fn a_sample_is_no_worse_than_none() {
     let (search, bare) = (of("search.onnx"), of("bare.onnx"));
     assert!(of("one.onnx") < 1.05 * bare, "{} against {bare}", of("one.onnx"));
     assert!(of("loud.onnx") < 1.02 * search, "{} against {search}", of("loud.onnx"));
-    assert!(one["warnings"].to_string().contains("1 calibration samples are few"), "{}", one["warnings"]);
+    assert!(one["warnings"].to_string().contains("1 calibration sample is few"), "{}", one["warnings"]);
 }
 
 #[test]
@@ -107,8 +107,46 @@ fn the_bytes_do_not_depend_on_threads_and_a_plan_repeats_them() {
     let mut one = folder.command(&[&args[..], &["--calibration", "calib.npz"]].concat());
     assert!(one.env("RAYON_NUM_THREADS", "1").output().unwrap().status.success());
     assert_eq!(folder.read("a.onnx"), folder.read("b.onnx"));
-    rewrite(&folder, "c.onnx", &["--calibration", "calib.npz", "--from-plan", "p.json"]);
+    folder.write("moved/again.npz", folder.read("calib.npz"));
+    let moved = rewrite(&folder, "c.onnx", &["--calibration", "moved/again.npz", "--from-plan", "p.json"]);
     assert_eq!(folder.read("a.onnx"), folder.read("c.onnx"));
+    assert!(!moved["warnings"].to_string().contains("the plan"), "{moved:?}");
+}
+
+#[test]
+fn a_plan_that_is_repeated_with_other_samples_or_another_preset_says_so() {
+    let folder = Folder::new();
+    halves(&folder);
+    rewrite(&folder, "a.onnx", &["--dry-run", "--calibration", "one.npz", "--plan", "p.json"]);
+    let warnings = |more: &[&str]| {
+        let report = rewrite(&folder, "b.onnx", &[&["--dry-run", "--from-plan", "p.json"], more].concat());
+        report["warnings"].to_string()
+    };
+    let made_up = warnings(&["--plan", "b.json"]);
+    let told = "the plan's weights were fitted to one.npz (blake3 ";
+    assert!(
+        made_up.contains(told) && made_up.contains("those of this run to made-up samples (seed 0)"),
+        "{made_up}"
+    );
+    assert!(made_up.contains("--calibration one.npz repeats them"), "{made_up}");
+    let seed = warnings(&["--calibration", "one.npz", "--seed", "1"]);
+    assert!(seed.contains(told) && seed.contains("seed 1 beside it"), "{seed}");
+    let plan: Value = serde_json::from_slice(&folder.read("b.json")).unwrap();
+    assert_eq!(plan["fitted_to"], serde_json::json!({ "source": "made_up", "seed": 0 }));
+    let other = ["rewrite", FIXTURE, "-p", "medical_grade", "--from-plan", "p.json", "--dry-run"];
+    let other = done(&folder.efq(&[&other[..], &["--calibration", "one.npz"]].concat())).to_owned();
+    assert!(other.contains("the plan was made under high_accuracy"), "{other}");
+    assert!(!other.contains("fitted to"), "{other}");
+    let old = String::from_utf8(folder.read("p.json")).unwrap();
+    let mut old: Value = serde_json::from_str(&old).unwrap();
+    old.as_object_mut().unwrap().remove("fitted_to");
+    old["efq"] = "0.0.9".into();
+    folder.write("p.json", old.to_string());
+    let old = warnings(&[]);
+    assert!(
+        old.contains("does not say what its weights were fitted to") && old.contains("by efq 0.0.9"),
+        "{old}"
+    );
 }
 
 /// One bad sample costs that sample only.
@@ -415,7 +453,35 @@ fn a_budget_that_cannot_hold_says_what_can() {
     assert_eq!(out.code, Some(2));
     let text = &out.err;
     assert!(text.contains("the least that can be reached is"), "{text}");
+    assert!(text.contains("kB: "), "{text}");
     assert!(!folder.join("o.onnx").exists());
+}
+
+/// The stages of a run.
+#[derive(Default)]
+struct Told(std::sync::Mutex<Vec<String>>);
+
+impl Progress for Told {
+    fn stage(&self, name: &str, _: u64) {
+        self.0.lock().unwrap().push(name.to_owned());
+    }
+}
+
+#[test]
+fn a_budget_that_cannot_hold_is_refused_before_anything_is_run() {
+    let folder = Folder::new();
+    let preset = Preset::builtin("high_compression").unwrap();
+    for budget in [Budget::Size(100_000), Budget::BitsPerWeight(1.5)] {
+        let overrides = Overrides { budget: Some(budget), ..Overrides::default() };
+        let options = RewriteOptions {
+            output: Some(folder.join("o.onnx")),
+            ..RewriteOptions::new(FIXTURE, Settings::new(&preset, &overrides).unwrap())
+        };
+        let told = Told::default();
+        let error = efq::pipeline::rewrite(&options, &told).unwrap_err().to_string();
+        assert!(error.contains("the least that can be reached is"), "{error}");
+        assert_eq!(*told.0.lock().unwrap(), ["reading"]);
+    }
 }
 
 #[test]

@@ -137,7 +137,11 @@ fn usage() {
         "rewrite m.onnx -p high_accuracy -o out.onnx --from-plan p.json --keep w",
         "rewrite m.onnx -p high_accuracy -o out.onnx --seed=-1",
         "rewrite m.onnx -p high_accuracy -o out.onnx --seed 99999999999999999999",
+        "rewrite m.onnx -p high_accuracy -o out.onnx --seed -1",
         "rewrite m.onnx -p high_accuracy -o out.onnx --accuracy-target much",
+        "rewrite m.onnx -p high_accuracy -o out.onnx --target-loss -1",
+        "rewrite m.onnx -p high_accuracy -o out.onnx --target-bpw -1",
+        "rewrite m.onnx -p high_accuracy -o out.onnx --min-cosine -0.5",
         "inspect m.onnx --threads 0",
         "inspect m.onnx -q -v",
         "inspect m.onnx --format yaml",
@@ -160,6 +164,34 @@ fn usage() {
     let bare = folder.efq::<&str>(&[]);
     assert_eq!((bare.code, bare.out.as_str()), (Some(2), ""));
     assert!(bare.err.contains("Usage: efq"), "{}", bare.err);
+}
+
+/// What cannot be written is told before any work, with the option that named it.
+#[test]
+fn results_that_cannot_be_written_name_their_option() {
+    let folder = Folder::new();
+    Net::linear(256, 64).save(&folder.join("m.onnx"));
+    folder.write("r.json", "something");
+    let refused = |args: &str| {
+        let run = folder.efq(&args.split_whitespace().collect::<Vec<_>>());
+        assert!(run.code != Some(0) && run.out.is_empty(), "{run:?}");
+        run.err
+    };
+    let taken = "r.json: exists already (--force replaces it, --report names another file)";
+    for command in ["validate m.onnx m.onnx", "pareto m.onnx", "rewrite m.onnx -o out.onnx"] {
+        let said = refused(&format!("{command} -p high_compression --report r.json"));
+        assert!(said.contains(taken), "{said}");
+    }
+    let plan = refused("rewrite m.onnx -p high_compression -o out.onnx --plan r.json");
+    assert!(plan.contains("--plan names another file"), "{plan}");
+    if cfg!(target_os = "linux") {
+        let nowhere = "efq cannot write into the folder '/proc': its file system takes no new files";
+        for more in ["-o /proc/a.onnx", "-o out.onnx --report /proc/r.json"] {
+            let said = refused(&format!("rewrite m.onnx -p high_compression {more}"));
+            assert!(said.contains(nowhere), "{said}");
+        }
+    }
+    assert_eq!(folder.listing().len(), 2, "something was left");
 }
 
 /// One run for each way to end, with what it says.
@@ -351,6 +383,29 @@ fn analyze() {
     assert_eq!(folder.listing().len(), 2, "analyze wrote");
 }
 
+/// What it says of a preset is what the gate of `efq rewrite` says, and of what it measured.
+#[test]
+fn analyze_judges_as_the_gate_does() {
+    let folder = Folder::new();
+    Net::linear(256, 64)
+        .floats("v", &[64, 64], &noise(4096, 12))
+        .node("MatMul", "second", &["logits", "v"], &["y"], vec![])
+        .with(|graph| graph.output.clear())
+        .output("y", DataType::Float, &["batch", "64"])
+        .save(&folder.join("m.onnx"));
+    folder.write("d.npz", npz(&[("x", npy_f32(&[20, 256], &noise(5120, 3)))]));
+    let analyzed = folder.efq(&["analyze", "m.onnx", "--data", "d.npz", "--algorithm", "rtn"]);
+    let text = done(&analyzed);
+    narrow(text);
+    assert!(text.contains("scales chosen by rtn") && text.contains("every linear by rtn"), "{text}");
+    let line = text.lines().find(|line| line.contains("medical_grade")).unwrap();
+    assert!(line.contains(" to ") && line.trim_end().ends_with("undecided"), "{text}");
+    let refused = folder.efq(&["analyze", "m.onnx", "--algorithm", "gptq"]);
+    assert_eq!(refused.code, Some(2));
+    let values = "--algorithm <ALGORITHM>: 'gptq' is not among its values (one of rtn, percentile, search)";
+    assert!(refused.err.contains(values), "{refused:?}");
+}
+
 /// Size against loss, as table, JSON and plot, with what the samples leave open.
 #[test]
 fn pareto() {
@@ -376,7 +431,7 @@ fn pareto() {
     let mut lines = text.out.lines();
     assert!(lines.next().unwrap().starts_with("m.onnx  61."), "{}", text.out);
     let head: Vec<&str> = lines.nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(head.join(" "), "size smaller relative L2 predicted loss");
+    assert_eq!(head.join(" "), "size smaller relative L2 weights alone loss");
     assert!(text.out.ends_with(
         "note: 40 of 40 samples that judge are calibration samples too: the verdict is optimistic\n"
     ));

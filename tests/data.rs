@@ -564,6 +564,79 @@ fn a_folder_without_samples_is_told_what_it_holds() {
     );
 }
 
+#[test]
+fn two_sizes_under_one_name_of_the_model_are_refused() {
+    let net = encoder("sequence", 40);
+    let folder = text_folder(&net, true);
+    let arrays = |mask: usize| {
+        let of = |length: usize| npy_i64(&[2, length], &vec![1; 2 * length]);
+        let names = ["input_ids", "token_type_ids", "position_ids"];
+        let mut arrays: Vec<_> = names.into_iter().map(|name| (name, of(8))).collect();
+        arrays.push(("attention_mask", of(mask)));
+        Source::new(folder.write("d.npz", npz(&arrays)))
+    };
+    assert_eq!(read(&folder, arrays(8)).unwrap().list.len(), 2);
+    let said = fails(read(&folder, arrays(6)));
+    let (_, said) = said.split_once("d.npz: array ").unwrap();
+    assert!(
+        said.contains("sample 0 has a size of ") && said.contains("the model calls both 'sequence'"),
+        "{said}"
+    );
+    assert!(said.contains("has 6") || said.contains("of 6"), "{said}");
+    assert!(said.contains("'attention_mask'"), "{said}");
+}
+
+/// What is wrong with labels is told with the file and the array that holds them.
+#[test]
+fn labels_that_are_no_classes_of_the_model_name_their_file() {
+    let folder = Folder::new();
+    Net::linear(64, 64).save(&folder.join("m.onnx"));
+    let said = |label: i64| {
+        let values = ("x", npy_f32(&[3, 64], &noise(192, 3)));
+        folder.write("d.npz", npz(&[values, ("labels", npy_i64(&[3], &[1, label, 2]))]));
+        let args = ["validate", "m.onnx", "m.onnx", "-p", "high_compression", "--data", "d.npz"];
+        let run = folder.efq(&args);
+        assert_eq!(run.code, Some(3), "{run:?}");
+        run.err
+    };
+    let place = "error: d.npz: array 'labels': sample 1: label: class";
+    let (beyond, ignored) = (said(64), said(-100));
+    assert!(beyond.starts_with(&format!("{place} 64 of an output with 64 classes")), "{beyond}");
+    assert!(ignored.starts_with(&format!("{place} -100 of an output")), "{ignored}");
+    assert!(ignored.contains("where there is a label per position"), "{ignored}");
+}
+
+/// What a folder holds and is not read, and why its images have no labels.
+#[test]
+fn what_is_left_out_of_a_folder_is_said() {
+    let folder = image_folder(&vision("3", "2"), Some("{\"size\": 2}"));
+    let image = || picture(2, [0; 3], ImageFormat::Png);
+    let remarks = || {
+        let said = images(&folder).unwrap().remarks;
+        said.iter().map(|remark| remark.split_once("/d: ").unwrap().1.to_owned()).collect::<Vec<_>>()
+    };
+    folder.write("d/0/a.png", image());
+    folder.write("d/1/a.png", image());
+    assert!(remarks().is_empty() && images(&folder).unwrap().labelled());
+    folder.write("d/outside.png", image());
+    folder.write("d/cat/a.png", image());
+    folder.write("d/cat/young/a.png", image());
+    assert_eq!(
+        remarks(),
+        [
+            "no labels: not every image lies in a folder that is a class number (0, 1, …): cat/a.png and 1 more",
+            "left out, for they lie deeper than one folder: cat/young/a.png"
+        ]
+    );
+    let values = efq::onnx::tensor::from_raw("x", DataType::Float, &[1, 3, 2, 2], vec![0; 48]);
+    folder.write("d/test_data_set_0/input_0.pb", prost::Message::encode_to_vec(&values));
+    assert_eq!(images(&folder).unwrap().list.len(), 1);
+    assert_eq!(
+        remarks(),
+        ["left out, for they lie beside test_data_set_*, which is read alone: 0/a.png and 3 more"]
+    );
+}
+
 /// Damaged files end in an error or in samples, never in a panic.
 fn survives(folder: &Folder, path: &Path) {
     let _ = samples_at(path, &efq::onnx::load(&folder.join("m.onnx")).unwrap());

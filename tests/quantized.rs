@@ -144,11 +144,35 @@ fn models_that_are_quantized_already_are_refused() {
             assert_eq!((run.code, run.err.lines().count(), run.out.as_str()), (Some(3), 1, ""));
         }
         assert_eq!(folder.listing().len(), 1, "{subject}");
+        let told = match form {
+            "it is a result of efq" => "by efq 0.1.0".to_owned(),
+            form => format!("{form}, {subject}"),
+        };
         let shown = folder.efq(&["inspect", "m.onnx"]);
-        assert!(done(&shown).contains(&format!("\nquantized already: {form}, {subject}\n")), "{shown:?}");
+        assert!(done(&shown).contains(&format!("\nquantized already: {told}\n")), "{shown:?}");
+        assert!(done(&shown).contains("refuses it without --allow-requantize"), "{shown:?}");
         let json = folder.efq(&["inspect", "m.onnx", "--format", "json"]);
-        assert!(done(&json).contains(&format!("\"quantized\": \"{form}, {subject}\"")), "{json:?}");
+        assert!(done(&json).contains(&format!("\"quantized\": \"{told}\"")), "{json:?}");
     }
+}
+
+/// A result of efq has nothing to become smaller, and no part of its table is taken for the weights of experts.
+#[test]
+fn a_result_is_inspected_for_what_it_is() {
+    let folder = Folder::new();
+    Net::new()
+        .input("ids", DataType::Int64, &["batch", "length"])
+        .output("y", DataType::Float, &["batch", "length", "64"])
+        .floats("words", &[512, 64], &noise(512 * 64, 1))
+        .floats("w", &[64, 64], &noise(64 * 64, 2))
+        .node("Gather", "words_of", &["words", "ids"], &["a"], vec![])
+        .node("MatMul", "product", &["a", "w"], &["y"], vec![])
+        .save(&folder.join("m.onnx"));
+    done(&folder.efq(&ARGS));
+    let shown = folder.efq(&["inspect", "out.onnx", "-v"]);
+    let text = done(&shown);
+    assert!(text.contains("quantized already: by efq ") && text.contains("--allow-requantize"), "{text}");
+    assert!(!text.contains("times smaller") && !text.contains("expert"), "{text}");
 }
 
 /// What is merely stored small is float when it runs.

@@ -59,7 +59,7 @@ pub fn generate(
         })
         .collect();
     let list: Option<Vec<Sample>> = texts?.into_iter().collect();
-    Ok(list.map(|list| Samples { list, origin: drafts.samples.origin.clone() }))
+    Ok(list.map(|list| Samples { list, origin: drafts.samples.origin.clone(), remarks: Vec::new() }))
 }
 
 /// `text` with every position but the first drawn anew; `None` when scores are no numbers.

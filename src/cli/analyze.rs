@@ -1,6 +1,6 @@
 //! `efq analyze`.
 
-use super::args::{AlgorithmArg, Analyze, General};
+use super::args::{Analyze, General, WeightAlgorithmArg};
 use super::exit::Exit;
 use super::progress::Bars;
 use super::tell;
@@ -15,9 +15,9 @@ pub(super) fn run(args: &Analyze, general: &General) -> Result<Exit> {
         data: args.samples.sources(None)?.0,
         output_name: args.samples.output_name.clone(),
         algorithm: match args.algorithm {
-            AlgorithmArg::Rtn => Algorithm::Rtn,
-            AlgorithmArg::Percentile => Algorithm::Percentile { percent: 99.9 },
-            AlgorithmArg::Search | AlgorithmArg::Gptq | AlgorithmArg::Auto => Algorithm::Search,
+            WeightAlgorithmArg::Rtn => Algorithm::Rtn,
+            WeightAlgorithmArg::Percentile => Algorithm::Percentile { percent: 99.9 },
+            WeightAlgorithmArg::Search => Algorithm::Search,
         },
     };
     let progress = Bars::new(general);

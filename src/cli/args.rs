@@ -54,7 +54,7 @@ pub(super) struct General {
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
     /// Threads to use [default: all]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -125,10 +125,10 @@ impl Command {
 pub(super) struct Limits {
     /// Memory for running models: what would take more is not run, what does is ended, and the report says so
     /// [default: 4GB by estimate, all of the machine's in fact]
-    #[arg(long, value_name = "SIZE", value_parser = memory)]
+    #[arg(long, value_name = "SIZE", value_parser = memory, allow_negative_numbers = true)]
     pub max_memory: Option<u64>,
     /// Seconds without progress after which a run is ended
-    #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     pub max_seconds: u32,
 }
 
@@ -153,7 +153,7 @@ pub(super) struct Rewrite {
     /// Write the plan (a decision for every tensor) to this file
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
-    /// Repeat a plan, to the same bytes on the same kind of processor
+    /// Repeat a plan: with the same samples to fit to, to the same bytes on the same kind of processor
     #[arg(long, value_name = "FILE", conflicts_with_all = ["keep", "tensor", "algorithm", "block_size", "symmetric", "asymmetric", "scales", "emit", "embeddings", "head", "unfused", "target_size", "target_bpw", "target_loss"])]
     pub from_plan: Option<PathBuf>,
     /// Samples that weights are fitted to, in the forms of --data; without it synthetic ones are made
@@ -265,7 +265,7 @@ pub(super) struct Pareto {
     #[command(flatten)]
     pub preset: PresetArgs,
     /// Plans from the smallest to the most precise
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u8).range(2..=50))]
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u8).range(2..=50), allow_negative_numbers = true)]
     pub points: u8,
     /// Write the frontier to FILE.svg or FILE.json
     #[arg(long, value_name = "FILE")]
@@ -295,8 +295,8 @@ pub(super) struct Analyze {
     #[command(flatten)]
     pub samples: SampleArgs,
     /// How scales are chosen
-    #[arg(long, value_enum, default_value_t = AlgorithmArg::Search)]
-    pub algorithm: AlgorithmArg,
+    #[arg(long, value_enum, default_value_t = WeightAlgorithmArg::Search)]
+    pub algorithm: WeightAlgorithmArg,
     #[command(flatten)]
     pub limits: Limits,
 }
@@ -358,7 +358,7 @@ pub(super) struct SampleArgs {
     #[arg(long, value_name = "NAME")]
     pub field: Option<String>,
     /// Seed of synthetic samples
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
     pub seed: u64,
     /// Output to compare [default: the one called logits, else the first]
     #[arg(long, value_name = "NAME")]
@@ -372,10 +372,10 @@ pub(super) struct GateArgs {
     #[arg(long)]
     pub strict: bool,
     /// Accepted loss in percent, instead of the preset's
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     pub accuracy_target: Option<f64>,
-    /// Accepted mean cosine, instead of the preset's
-    #[arg(long, value_name = "COSINE")]
+    /// Accepted mean likeness of outputs without labels and classes, instead of the preset's
+    #[arg(long, value_name = "LIKENESS", allow_negative_numbers = true)]
     pub min_cosine: Option<f64>,
     /// Write the report to FILE.json or FILE.md; may be given for each
     #[arg(long, value_name = "FILE")]
@@ -386,13 +386,25 @@ pub(super) struct GateArgs {
 #[command(next_help_heading = "Weights")]
 pub(super) struct WeightArgs {
     /// Bytes of the whole file: spend them where they help most, in INT4 blocks, INT8 and float
-    #[arg(long, value_name = "SIZE", value_parser = bytes, help_heading = "Budget", group = "budget")]
+    #[arg(long, value_name = "SIZE", value_parser = bytes, allow_negative_numbers = true, help_heading = "Budget", group = "budget")]
     pub target_size: Option<u64>,
     /// The same in bits per weight, scales included
-    #[arg(long, value_name = "BITS", help_heading = "Budget", group = "budget")]
+    #[arg(
+        long,
+        value_name = "BITS",
+        help_heading = "Budget",
+        group = "budget",
+        allow_negative_numbers = true
+    )]
     pub target_bpw: Option<f64>,
     /// The smallest file within this loss in percent, which is also the gate's target; needs --data
-    #[arg(long, value_name = "PERCENT", help_heading = "Budget", group = "budget")]
+    #[arg(
+        long,
+        value_name = "PERCENT",
+        help_heading = "Budget",
+        group = "budget",
+        allow_negative_numbers = true
+    )]
     pub target_loss: Option<f64>,
     /// How scales and zero points are chosen
     #[arg(long, value_enum)]
@@ -459,6 +471,17 @@ pub(super) enum AlgorithmArg {
     Gptq,
     /// gptq where that is better on samples it has not seen, else search
     Auto,
+}
+
+/// The ways that look at weights alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum WeightAlgorithmArg {
+    /// Round to nearest
+    Rtn,
+    /// Round to nearest after clipping at a percentile
+    Percentile,
+    /// Least squared error of the weights over scales and zero points
+    Search,
 }
 
 impl From<AlgorithmArg> for AlgorithmName {
@@ -672,7 +695,6 @@ fn target(text: &str) -> std::result::Result<Release, String> {
     Release::named(text).ok_or_else(|| format!("one of {} is expected", known.join(", ")))
 }
 
-/// A number of bytes: `15MB`, `14.7 MB`, `16MiB`, `1500000`.
 /// Bytes in which efq itself has room.
 fn memory(text: &str) -> std::result::Result<u64, String> {
     let bytes = bytes(text)?;
@@ -683,6 +705,7 @@ fn memory(text: &str) -> std::result::Result<u64, String> {
     }
 }
 
+/// A number of bytes: `15MB`, `14.7 MB`, `16MiB`, `1500000`.
 fn bytes(text: &str) -> std::result::Result<u64, String> {
     let text = text.trim();
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());

@@ -23,7 +23,7 @@ pub(super) fn run(args: &Pareto, general: &General) -> Result<Exit> {
         if report.extension().is_none_or(|extension| extension != "svg" && extension != "json") {
             return Err(Error::caller(report.display().to_string(), "a name in .svg or .json is expected"));
         }
-        paths::check(&[&model], &reads, None, &[report], args.force)?;
+        paths::check(&[&model], &reads, None, &[("--report", report)], args.force)?;
     }
     let (data, calibration) = args.samples.sources(args.calibration.as_deref())?;
     let options = ParetoOptions {

@@ -1,6 +1,6 @@
 //! `efq rewrite`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::args::{General, Rewrite, ValidateWhen};
 use super::exit::Exit;
@@ -31,10 +31,12 @@ pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {
     let (kept, to_keep): (Vec<&Path>, Vec<&Path>) =
         args.statistics.as_deref().into_iter().partition(|path| path.exists() && args.calibration.is_none());
     reads.extend(kept);
-    let mut writes: Vec<&Path> = args.gate.report.iter().map(PathBuf::as_path).collect();
-    writes.extend(args.plan.as_deref());
+    let mut writes: Vec<(&str, &Path)> =
+        args.gate.report.iter().map(|path| ("--report", path.as_path())).collect();
+    writes.extend(args.plan.as_deref().map(|path| ("--plan", path)));
     // Statistics that exist are no file to write to by chance: the library says how to go on.
-    writes.extend(to_keep.into_iter().filter(|path| !args.dry_run && (args.force || !path.exists())));
+    let to_keep = to_keep.into_iter().filter(|path| !args.dry_run && (args.force || !path.exists()));
+    writes.extend(to_keep.map(|path| ("--statistics", path)));
     let output = args.output.as_deref().filter(|_| !args.dry_run);
     paths::check(&[&model], &reads, output, &writes, args.force)?;
     let (data, calibration) = args.samples.sources(args.calibration.as_deref())?;

@@ -1,6 +1,6 @@
 //! `efq validate`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::args::{General, Validate};
 use super::exit::Exit;
@@ -20,7 +20,8 @@ pub(super) fn run(args: &Validate, general: &General) -> Result<Exit> {
     };
     check_reports(&args.gate.report)?;
     let reads: Vec<&Path> = args.preset.reads().into_iter().chain(args.samples.reads()).collect();
-    let writes: Vec<&Path> = args.gate.report.iter().map(PathBuf::as_path).collect();
+    let writes: Vec<(&str, &Path)> =
+        args.gate.report.iter().map(|path| ("--report", path.as_path())).collect();
     paths::check(&[&args.original, &args.rewritten], &reads, None, &writes, args.force)?;
     let options = ValidateOptions {
         original: args.original.clone(),

@@ -52,13 +52,8 @@ pub(super) fn list(path: &Path) -> Result<Vec<Item>> {
             return Err(Error::limit("images", format!("more than {}", limits::SAMPLES)));
         }
     }
-    if let Some(first) = unread.iter().min() {
-        let shown = first.strip_prefix(path).unwrap_or(first).display();
-        let more = match unread.len() - 1 {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        let what = format!("holds images in a form that is not read: {shown}{more}");
+    if let Some(some) = some(path, unread.iter().map(PathBuf::as_path)) {
+        let what = format!("holds images in a form that is not read: {some}");
         return Err(Error::format(path.display().to_string(), what)
             .help("convert them, or take them out: PNG, JPEG, WebP and BMP are read"));
     }
@@ -72,15 +67,14 @@ fn ends(path: &Path, endings: &[&str]) -> bool {
     ending.is_some_and(|ending| endings.contains(&ending.as_str())) && path.is_file()
 }
 
-/// The images of `path` as samples for `model`, with a digest of the files in their order.
+/// The images `items` of `path` as samples for `model`, with a digest of the files in their order.
 ///
 /// # Errors
 /// No preprocessing beside the model, sizes that the graph does not take, a file that is no image.
-pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> {
-    let items = list(path)?;
+pub(super) fn load(path: &Path, items: &[Item], model: &Model) -> Result<(Vec<Sample>, String)> {
     let target = Target::of(model)?;
     let config = config(path, model, &target)?;
-    let classes = classes(&items);
+    let classes = classes(items);
     let (mut samples, mut hasher, mut total) = (Vec::with_capacity(items.len()), blake3::Hasher::new(), 0u64);
     for group in items.chunks(TOGETHER) {
         let read: Vec<Result<(Bytes, Array)>> = group
@@ -109,8 +103,58 @@ pub(super) fn load(path: &Path, model: &Model) -> Result<(Vec<Sample>, String)> 
 
 /// The class of each image, where all are in folders that are numbers; else none.
 fn classes(items: &[Item]) -> Vec<i64> {
-    let class = |item: &Item| item.folder.as_ref()?.parse::<u32>().ok().map(i64::from);
     items.iter().map(class).collect::<Option<Vec<i64>>>().unwrap_or_default()
+}
+
+/// The number that the folder of an image is.
+fn class(item: &Item) -> Option<i64> {
+    item.folder.as_ref()?.parse::<u32>().ok().map(i64::from)
+}
+
+/// Why the images `items` of `path` have no labels though some lie in folders, and which images are none of them.
+pub(super) fn remarks(path: &Path, items: &[Item]) -> Result<Vec<String>> {
+    let in_folders = items.iter().any(|item| item.folder.is_some());
+    let outside = items.iter().filter(|item| in_folders && class(item).is_none()).map(|item| &*item.path);
+    let mut deep = Vec::new();
+    for folder in folders(path)? {
+        for inner in folders(&folder)? {
+            deep.extend(entries(&inner)?.into_iter().filter(|file| ends(file, &ENDINGS)));
+        }
+    }
+    let unlabelled = some(path, outside).map(|some| {
+        format!("no labels: not every image lies in a folder that is a class number (0, 1, …): {some}")
+    });
+    let deep = some(path, deep.iter().map(PathBuf::as_path))
+        .map(|some| format!("left out, for they lie deeper than one folder: {some}"));
+    Ok(unlabelled.into_iter().chain(deep).collect())
+}
+
+/// That images lie beside the test data in `path`, of which nothing is read.
+pub(super) fn beside_test_data(path: &Path) -> Result<Option<String>> {
+    let mut all = entries(path)?;
+    for folder in folders(path)? {
+        all.extend(entries(&folder)?);
+    }
+    let images = all.iter().filter(|file| ends(file, &ENDINGS) || ends(file, &UNREAD));
+    let left = some(path, images.map(PathBuf::as_path));
+    Ok(left.map(|some| format!("left out, for they lie beside test_data_set_*, which is read alone: {some}")))
+}
+
+/// The first of `files` of `path` and how many more there are; `None` without any.
+fn some<'a>(path: &Path, files: impl Iterator<Item = &'a Path>) -> Option<String> {
+    let files: Vec<&Path> = files.collect();
+    let first = files.iter().min()?;
+    let shown = first.strip_prefix(path).unwrap_or(first).display();
+    Some(match files.len() - 1 {
+        0 => shown.to_string(),
+        more => format!("{shown} and {more} more"),
+    })
+}
+
+/// The folders in `path` that are not hidden.
+fn folders(path: &Path) -> Result<Vec<PathBuf>> {
+    let is_shown = |entry: &PathBuf| entry.is_dir() && !file_name(entry).starts_with('.');
+    Ok(entries(path)?.into_iter().filter(is_shown).collect())
 }
 
 /// The input that takes images.

@@ -1,6 +1,8 @@
 //! What a graph asks to be fed, and bringing arrays to it.
 
-use super::Array;
+use std::collections::HashMap;
+
+use super::{Array, Sample};
 use crate::error::{Error, Result};
 use crate::onnx::proto::{
     TypeProto,
@@ -118,6 +120,31 @@ pub(super) fn fit(spec: &InputSpec, array: Array) -> Result<Array> {
         }
     }
     convert(&spec.name, array, spec.data_type)
+}
+
+/// Refuses samples of which two inputs differ in a size that `model` declares under one name.
+///
+/// # Errors
+/// [`crate::error::Kind::Format`] with the inputs, the name and both sizes.
+pub(super) fn agree(samples: &[Sample], model: &Model) -> Result<()> {
+    let specs = inputs(model)?;
+    for (at, sample) in samples.iter().enumerate() {
+        let mut sizes: HashMap<&str, (&str, usize)> = HashMap::new();
+        for (name, array) in &sample.inputs {
+            let declared = specs.iter().find(|spec| spec.name == *name).and_then(|spec| spec.dims.as_ref());
+            for (dim, size) in declared.into_iter().flatten().zip(&array.shape) {
+                let Dim::Free(dim) = dim else { continue };
+                let (other, first) = *sizes.entry(dim).or_insert((name, *size));
+                if !dim.is_empty() && other != name && first != *size {
+                    let what = format!(
+                        "sample {at} has a size of {size}, '{other}' has {first}, and the model calls both '{dim}'"
+                    );
+                    return Err(Error::format(format!("array '{name}'"), what).help("cut or pad one of them"));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn convert(name: &str, array: Array, to: DataType) -> Result<Array> {

@@ -107,6 +107,8 @@ pub struct Samples {
     pub list: Vec<Sample>,
     /// Where they came from.
     pub origin: Origin,
+    /// What of the source is not in them, by its name.
+    pub remarks: Vec<String>,
 }
 
 impl Samples {
@@ -115,11 +117,18 @@ impl Samples {
         matches!(self.origin, Origin::File { .. })
     }
 
+    /// Whether they are named arrays in a file, of which one may hold the labels.
+    pub fn are_arrays(&self) -> bool {
+        let Origin::File { path, .. } = &self.origin else { return false };
+        matches!(Form::of(path, path.is_dir()), Ok(Form::Safetensors | Form::Archive))
+    }
+
     /// The same without the padding at the end of samples that an `attention_mask` leaves out, where the graph, of
     /// which `specs` are the inputs, takes any length.
     pub fn without_padding(&self, specs: &[InputSpec]) -> Self {
         let cut = |sample: &Sample| padding::unpadded(sample, specs).unwrap_or_else(|| sample.clone());
-        Self { list: self.list.iter().map(cut).collect(), origin: self.origin.clone() }
+        let list = self.list.iter().map(cut).collect();
+        Self { list, origin: self.origin.clone(), remarks: self.remarks.clone() }
     }
 
     /// Whether any sample has a label.
@@ -233,7 +242,8 @@ impl Form {
 /// Reads the samples of `source` for `model`.
 ///
 /// # Errors
-/// A missing or unknown form, arrays that fit no input or are missing, other sizes than the graph declares, ids without
+/// A missing or unknown form, arrays that fit no input or are missing, other sizes than the graph declares or two sizes
+/// for one of its names, ids without
 /// a row in their table, labels of another count than samples, text without its tokenizer, images without their
 /// preprocessing.
 pub fn load(source: &Source, model: &Model) -> Result<Samples> {
@@ -243,9 +253,17 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     let form = Form::of(path, meta.is_dir())?;
     form.check(source)?;
     let within = |error: Error| error.within(&shown);
+    let mut remarks = Vec::new();
     let (list, blake3) = match form {
-        Form::TestData => folder::load(path, model).map_err(within)?,
-        Form::Images => images::load(path, model).map_err(within)?,
+        Form::TestData => {
+            remarks.extend(images::beside_test_data(path)?);
+            folder::load(path, model).map_err(within)?
+        }
+        Form::Images => {
+            let items = images::list(path)?;
+            remarks.extend(images::remarks(path, &items)?);
+            images::load(path, &items, model).map_err(within)?
+        }
         _ => {
             let bytes = crate::onnx::map_file(path)?;
             let list = parse(form, &bytes, source, model).map_err(within)?;
@@ -255,8 +273,10 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
     if list.is_empty() {
         return Err(Error::format(shown, "holds no sample"));
     }
+    inputs::agree(&list, model).map_err(within)?;
     ids::check(&list, model).map_err(within)?;
-    Ok(Samples { list, origin: Origin::File { path: path.to_owned(), blake3 } })
+    let remarks = remarks.into_iter().map(|remark| format!("{shown}: {remark}")).collect();
+    Ok(Samples { list, origin: Origin::File { path: path.to_owned(), blake3 }, remarks })
 }
 
 /// Reads the samples of a file that lies in memory; the ending of `source.path` says its form, nothing is read there.

@@ -9,6 +9,7 @@ use tract_onnx::tract_hir::internal::InferenceModelExt;
 use super::runtime::{guarded, parse};
 use super::value::Value;
 use crate::error::Result;
+use crate::onnx::node_subject;
 use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// Nodes between two cuts, with what they take and give.
@@ -21,7 +22,11 @@ pub(super) struct Glue {
 }
 
 /// Glue, planned for inputs of certain sizes.
-pub(super) struct Ready(Arc<TypedRunnableModel>);
+pub(super) struct Ready {
+    plan: Arc<TypedRunnableModel>,
+    /// Which part of the graph it is, as messages name it.
+    part: String,
+}
 
 impl Glue {
     pub(super) fn new(
@@ -71,7 +76,8 @@ impl Glue {
 
     /// Plans it for values of these types and sizes.
     pub(super) fn ready(&self, fixed: &[(&str, &Value)], fed: &[(&str, &Value)]) -> Result<Ready> {
-        let plan = guarded("planning a part of the graph", || {
+        let part = self.part();
+        let plan = guarded(&format!("planning {part}"), || {
             let mut proto = self.proto.clone();
             if let Some(graph) = &mut proto.graph {
                 for (name, value) in fixed {
@@ -83,17 +89,51 @@ impl Glue {
             }
             parse(&proto)?.into_optimized()?.into_runnable()
         })?;
-        Ok(Ready(plan))
+        Ok(Ready { plan, part })
+    }
+
+    /// The part of the graph, by its last node.
+    fn part(&self) -> String {
+        match self.proto.graph.as_ref().and_then(|graph| graph.node.last()) {
+            Some(last) => format!("the part of the graph up to {}", node_subject(last)),
+            None => "a part of the graph".to_owned(),
+        }
     }
 }
 
 impl Ready {
     /// Runs it; values come in the order of [`Glue::given`].
     pub(super) fn run(&self, fed: &[(&str, &Value)]) -> Result<Vec<Value>> {
-        guarded("running a part of the graph", || {
+        guarded(&format!("running {}", self.part), || {
             let inputs = fed.iter().map(|(_, value)| value.0.clone().into_tvalue()).collect();
-            let outputs = self.0.run(inputs)?;
+            let outputs = self.plan.run(inputs)?;
             outputs.into_iter().map(|value| Value::from_runtime(value.into_arc_tensor())).collect()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::proto::OperatorSetIdProto;
+
+    #[test]
+    fn what_cannot_be_planned_is_named_by_its_last_node() {
+        let node = |op: &str, name: &str, inputs: &[&str], output: &str| {
+            crate::onnx::node::build(op, name, inputs, &[output], vec![])
+        };
+        let nodes = vec![node("Relu", "first", &["x"], "a"), node("Add", "last", &["a", "x"], "y")];
+        let (fed, given) = (vec!["x".to_owned()], vec!["y".to_owned()]);
+        let opset = OperatorSetIdProto { domain: Some(String::new()), version: Some(17) };
+        let model = ModelProto { ir_version: Some(8), opset_import: vec![opset], ..ModelProto::default() };
+        let glue = Glue::new(&model, &GraphProto::default(), nodes, Vec::new(), fed, given);
+        let value = Value::from_floats(&[2], &[1.0, 2.0]).unwrap();
+        // Nothing is fed.
+        let error = glue.ready(&[], &[]).map(drop).unwrap_err().to_string();
+        assert!(
+            error.starts_with("runtime: planning the part of the graph up to node 'last' (Add) failed: "),
+            "{error}"
+        );
+        assert!(glue.ready(&[], &[("x", &value)]).is_ok());
     }
 }

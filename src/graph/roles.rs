@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use super::index::{Index, Use};
 use super::operand::operand;
 use super::site::{Form, Site};
-use crate::onnx::node;
-use crate::onnx::proto::NodeProto;
+use crate::onnx::proto::{NodeProto, tensor_proto::DataType};
+use crate::onnx::{node, tensor};
 use crate::role::Role;
 
 /// Nodes that one trace may visit: enough for any layer, and a bound for a graph made to be slow.
@@ -67,6 +67,7 @@ pub(super) fn of_slot(index: &Index<'_>, slot: Use, dims: &[usize]) -> Role {
             | "GroupNormalization",
             _,
         ) => Role::Normalization,
+        ("Gather", _) if dims.len() > 2 && is_part_of_table(index, node, slot, dims) => Role::Other,
         ("MatMul" | "Gather" | "GatherND" | "Einsum", _) if dims.len() > 2 => Role::Expert,
         ("Mul", _) if dims.len() == 1 => Role::Normalization,
         ("Add", other) if dims.iter().rev().skip(1).all(|dim| *dim == 1) => {
@@ -84,6 +85,14 @@ pub(super) fn of_slot(index: &Index<'_>, slot: Use, dims: &[usize]) -> Role {
         }
         _ => Role::Other,
     }
+}
+
+/// Whether a tensor that is gathered from holds the codes or the scales of a quantized table: bytes, or one number for a
+/// block.
+fn is_part_of_table(index: &Index<'_>, node: &NodeProto, slot: Use, dims: &[usize]) -> bool {
+    let stored = node.input.get(slot.input).and_then(|name| index.initializer(name));
+    let kind = stored.and_then(|(_, stored)| tensor::data_type(stored));
+    dims.last() == Some(&1) || matches!(kind, Some(DataType::Int8 | DataType::Uint8))
 }
 
 /// A matrix that is added whole: one row a position.

@@ -76,6 +76,7 @@ impl Workshop<'_> {
         if self.options.plan.is_none() {
             share(&mut plan, known);
         }
+        plan.fitted_to = self.fitting.fitted_to(&plan);
         let fitted = self
             .fitting
             .fit(model, known, &plan, self.progress)
@@ -91,7 +92,7 @@ impl Workshop<'_> {
     pub fn within_bytes(&mut self, costs: &Costs, plan: &Plan, budget: Budget) -> Result<Attempt> {
         let mut spare = 0;
         loop {
-            let (made, _, most) = costs
+            let (made, most) = costs
                 .plan(self.model, self.known, plan, budget, spare, &self.notes)
                 .map_err(|error| self.place(error))?;
             let attempt = self.attempt(made)?;

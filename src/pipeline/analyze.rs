@@ -19,7 +19,7 @@ use crate::report::{Analysis, AnalyzedCandidate, AnalyzedTensor, Recommendation,
 use crate::rewrite::{Metadata, rewrite as carry_out};
 use crate::sensitivity::{Candidate, Reach, output_errors, reach, weight_error};
 use crate::settings::{Overrides, Settings};
-use crate::validate::Outcome;
+use crate::validate::{Outcome, figure, in_unit};
 
 /// Samples on which single tensors are measured.
 const SAMPLES: usize = 16;
@@ -33,7 +33,7 @@ pub struct AnalyzeOptions {
     pub data: Option<data::Source>,
     /// The output to compare; `None` chooses it.
     pub output_name: Option<String>,
-    /// How scales are chosen.
+    /// How scales are chosen; what asks for activations is taken for [`Algorithm::Search`].
     pub algorithm: Algorithm,
 }
 
@@ -46,6 +46,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     let model = load(&options.input)?;
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
+    let warnings = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
     let wanted = candidates(&model, &known)?;
     if wanted.is_empty() {
         return Err(Error::unsupported(
@@ -87,7 +88,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
         for (row, error) in rows.iter_mut().zip(errors) {
             row.output_error = error.map(f64::sqrt);
         }
-        recommendation = by_trial(&model, &known, &asked, samples, progress)?;
+        recommendation = by_trial(&model, &known, &asked, options.algorithm, samples, progress)?;
     }
     let mut tensors: Vec<AnalyzedTensor> = Vec::new();
     for ((site, _), row) in wanted.iter().zip(rows) {
@@ -110,9 +111,16 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     Ok(Analysis {
         schema: crate::report::SCHEMA,
         model: file(&model, model.path(), model.digest()),
+        algorithm: match options.algorithm {
+            Algorithm::Rtn => "rtn",
+            Algorithm::Percentile { .. } => "percentile",
+            Algorithm::Search | Algorithm::Gptq | Algorithm::Auto => "search",
+        }
+        .to_owned(),
         measured_at_output: options.data.is_some(),
         tensors,
         recommendation,
+        warnings,
     })
 }
 
@@ -193,12 +201,14 @@ fn by_trial(
     model: &Checked<Model>,
     known: &Inventory,
     asked: &RewriteOptions,
+    algorithm: Algorithm,
     samples: data::Samples,
     progress: &dyn Progress,
 ) -> Result<Recommendation> {
     let mut trials = Vec::new();
     for name in builtin_names() {
-        let options = RewriteOptions { settings: settings_of(name)?, ..asked.clone() };
+        let options =
+            RewriteOptions { settings: Settings { algorithm, ..settings_of(name)? }, ..asked.clone() };
         let plan = choose(model, "", known, &options.settings)?;
         if !plan.changes_anything() {
             continue;
@@ -215,26 +225,32 @@ fn by_trial(
                 preset: name.to_owned(),
                 bytes: size,
                 loss,
+                interval: verdict.interval,
                 target: verdict.target,
                 unit: verdict.measure.unit().to_owned(),
-                holds: verdict.outcome == Outcome::Passed,
+                outcome: verdict.outcome,
             });
         }
     }
     trials.sort_by_key(|trial| trial.bytes);
-    let holding = trials.iter().find(|trial| trial.holds);
+    let holding = trials.iter().find(|trial| trial.outcome == Outcome::Passed);
     let (preset, reason) = match holding {
         Some(trial) => (
             trial.preset.clone(),
             format!(
-                "the smallest result that passes its own gate: {:.3} {} lost, {} accepted",
-                trial.loss, trial.unit, trial.target
+                "the smallest result that passes its own gate: {} lost, {} accepted",
+                in_unit(&figure(trial.loss), &trial.unit),
+                figure(trial.target)
             ),
         ),
-        None => (
-            "high_accuracy".to_owned(),
-            "no preset passes on these samples as it is: rewriting raises the tensors that hurt".to_owned(),
-        ),
+        None => {
+            let undecided = trials.iter().any(|trial| trial.outcome == Outcome::Undecided);
+            let samples = if undecided { ", and more samples decide more" } else { "" };
+            let reason = format!(
+                "no preset passes on these samples as it is: rewriting raises the tensors that hurt{samples}"
+            );
+            ("high_accuracy".to_owned(), reason)
+        }
     };
     Ok(Recommendation { preset, reason, trials })
 }

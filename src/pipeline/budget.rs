@@ -13,7 +13,7 @@ use crate::data::Sample;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Inventory, WeightUse};
 use crate::onnx::{Checked, Layout, Model, SaveOptions};
-use crate::plan::{Choice, Encoding, Limit, Plan, Step, raise_to, share, totals, within};
+use crate::plan::{Choice, Decision, Encoding, Limit, Plan, Step, raise_to, share, totals, within};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Bits, Matrix};
 use crate::sensitivity::{Candidate, decoded, output_errors, weight_error};
@@ -275,8 +275,8 @@ impl Costs {
         Some((plan, loss))
     }
 
-    /// The plan of the least predicted loss for a budget of bytes of which `spare` are left over; with what it is
-    /// predicted to lose and the bytes of the budget.
+    /// The plan of the least predicted loss for a budget of bytes of which `spare` are left over; with the bytes of the
+    /// budget.
     ///
     /// # Errors
     /// [`Kind::Caller`] when even the smallest choice is larger.
@@ -288,16 +288,8 @@ impl Costs {
         budget: Budget,
         spare: u64,
         notes: &Notes,
-    ) -> Result<(Plan, f64, u64)> {
-        let (whole, reason) = match budget {
-            Budget::Size(bytes) => (bytes, format!("budget of {bytes} bytes")),
-            Budget::BitsPerWeight(bits) => {
-                let elements: u64 = plan.decisions.iter().map(crate::plan::Decision::elements).sum();
-                let payload = (bits * elements as f64 / 8.0) as u64;
-                (payload + overhead(model, known, plan, notes)?, format!("budget of {bits} bits per weight"))
-            }
-            Budget::Loss(_) => return Err(Error::caller("budget", "is no size")),
-        };
+    ) -> Result<(Plan, u64)> {
+        let (whole, reason) = (most_bytes(model, known, plan, budget, notes)?, name(budget));
         let most = whole.saturating_sub(spare);
         // What is stored once for several weights counts for each in the payload, so the rest may be less than nothing.
         let around = |plan: &Plan, bytes: u64| i128::from(bytes) - i128::from(self.payload(plan));
@@ -321,31 +313,10 @@ impl Costs {
         let least = self.chosen(plan, Limit::Loss(f64::INFINITY), &reason);
         let smallest =
             least.as_ref().map(|(plan, _)| size(model, known, plan, notes)).transpose()?.unwrap_or(0);
-        if let Some((made, loss)) = best.or(least.filter(|_| smallest <= most)) {
-            return Ok((made, loss, whole));
+        if let Some((made, _)) = best.or(least.filter(|_| smallest <= most)) {
+            return Ok((made, whole));
         }
-        let elements: u64 = plan.decisions.iter().map(crate::plan::Decision::elements).sum();
-        let in_bits = match budget {
-            Budget::BitsPerWeight(_) => {
-                let payload = smallest.saturating_sub(overhead(model, known, plan, notes)?);
-                let bits = 8.0 * payload as f64 / elements.max(1) as f64;
-                format!("{:.2} bits per weight: ", (100.0 * bits).ceil() / 100.0)
-            }
-            _ => String::new(),
-        };
-        let kept: u64 = plan
-            .decisions
-            .iter()
-            .filter(|decision| decision.uses.iter().any(|usage| usage.fixed))
-            .map(|decision| decision.bytes_after)
-            .sum();
-        Err(Error::caller(
-            reason,
-            format!(
-                "the least that can be reached is {in_bits}{smallest} bytes, {kept} of them fixed by rules"
-            ),
-        )
-        .help("--embeddings auto, --head auto and --unfused int8 leave more to the budget"))
+        Err(too_small(model, known, plan, budget, smallest, notes)?)
     }
 
     /// The plan of the least bytes for a predicted squared relative error of the output.
@@ -393,6 +364,107 @@ impl Item {
         self.encodings.push(encoding);
         self.choices.push(Choice { bytes, loss });
     }
+}
+
+/// Refuses a budget of bytes that no choice of the forms that the values of the weights allow can hold; no model is run.
+///
+/// # Errors
+/// [`Kind::Caller`] with the least that can be reached.
+pub(super) fn can_hold(
+    model: &Checked<Model>,
+    known: &Inventory,
+    plan: &Plan,
+    budget: Budget,
+    fitting: &Fitting<'_>,
+    notes: &Notes,
+) -> Result<()> {
+    let mut least = plan.clone();
+    for (decision, weight) in least.decisions.iter_mut().zip(&known.weights) {
+        if decision.uses.iter().any(|usage| usage.slot.is_none()) {
+            continue;
+        }
+        for (usage, found) in decision.uses.iter_mut().zip(&weight.uses) {
+            let WeightUse::Site(site) = found else { continue };
+            let Some(site) = known.sites.get(*site).filter(|_| !usage.fixed) else { continue };
+            if base(model, site, fitting.algorithm())?.is_none() {
+                continue;
+            }
+            let mut fewest = (decision.bytes_before, Encoding::Float);
+            for wish in wishes(site, fitting.scales(), fitting.emit(), fitting.algorithm()) {
+                let Some((encoding, _)) = reached(model, site, wish)? else { continue };
+                let bytes = encoding.bytes(site.k, site.n).unwrap_or(decision.bytes_before);
+                if bytes < fewest.0 {
+                    fewest = (bytes, encoding);
+                }
+            }
+            usage.encoding = fewest.1;
+        }
+        decision.recount();
+    }
+    let smallest = size(model, known, &least, notes)?;
+    if smallest <= most_bytes(model, known, plan, budget, notes)? {
+        return Ok(());
+    }
+    Err(too_small(model, known, plan, budget, smallest, notes)?)
+}
+
+/// The bytes of the whole file that `budget` allows.
+fn most_bytes(
+    model: &Checked<Model>,
+    known: &Inventory,
+    plan: &Plan,
+    budget: Budget,
+    notes: &Notes,
+) -> Result<u64> {
+    match budget {
+        Budget::Size(bytes) => Ok(bytes),
+        Budget::BitsPerWeight(bits) => {
+            let payload = (bits * elements(plan) as f64 / 8.0) as u64;
+            Ok(payload + overhead(model, known, plan, notes)?)
+        }
+        Budget::Loss(_) => Err(Error::caller("budget", "is no size")),
+    }
+}
+
+/// A budget as reasons and messages name it.
+fn name(budget: Budget) -> String {
+    match budget {
+        Budget::Size(bytes) => format!("budget of {bytes} bytes"),
+        Budget::BitsPerWeight(bits) => format!("budget of {bits} bits per weight"),
+        Budget::Loss(loss) => format!("budget of {loss} % of loss"),
+    }
+}
+
+/// Values of all stored tensors.
+fn elements(plan: &Plan) -> u64 {
+    plan.decisions.iter().map(Decision::elements).sum()
+}
+
+/// That even the `smallest` file is beyond `budget`, with the least budget that holds, in its unit.
+fn too_small(
+    model: &Checked<Model>,
+    known: &Inventory,
+    plan: &Plan,
+    budget: Budget,
+    smallest: u64,
+    notes: &Notes,
+) -> Result<Error> {
+    let up = |value: f64| (100.0 * value).ceil() / 100.0;
+    let least = match budget {
+        Budget::BitsPerWeight(_) => {
+            let payload = smallest.saturating_sub(overhead(model, known, plan, notes)?);
+            let bits = up(8.0 * payload as f64 / elements(plan).max(1) as f64);
+            format!("{bits:.2} bits per weight: ")
+        }
+        _ if smallest >= 1_000_000 => format!("{:.2}MB: ", up(smallest as f64 / 1e6)),
+        _ => format!("{:.2}kB: ", up(smallest as f64 / 1e3)),
+    };
+    let fixed = plan.decisions.iter().filter(|decision| decision.uses.iter().any(|usage| usage.fixed));
+    let kept: u64 = fixed.map(|decision| decision.bytes_after).sum();
+    let what =
+        format!("the least that can be reached is {least}{smallest} bytes, {kept} of them fixed by rules");
+    Ok(Error::caller(name(budget), what)
+        .help("--embeddings auto, --head auto and --unfused int8 leave more to the budget"))
 }
 
 /// The exact bytes of the file that `plan` gives.

@@ -9,12 +9,12 @@ use crate::calibrate::{
     Calibrated, Fitted, LEAST_SAMPLES, Likeness, Material, PASSES, calibrate, from_statistics, generate,
     weight_beside,
 };
-use crate::data::{self, Sample, Samples};
+use crate::data::{self, Origin, Sample, Samples};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Inventory;
 use crate::onnx::save::StagedFile;
 use crate::onnx::{Checked, Model};
-use crate::plan::{Encoding, Plan};
+use crate::plan::{FittedTo, Plan};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Emit, ScaleStorage};
 use crate::report;
@@ -93,6 +93,26 @@ impl<'a> Fitting<'a> {
         Some(&samples.list)
     }
 
+    /// What this run fits the weights of `plan` to, in the plan's words where that is the same.
+    pub fn fitted_to(&self, plan: &Plan) -> Option<FittedTo> {
+        if !plan.is_fitted() {
+            return None;
+        }
+        let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let seed = self.options.seed;
+        let now = match (&self.kept, self.samples.as_ref().map(|(samples, _)| &samples.origin)) {
+            (Some((_, file)), _) => FittedTo::Statistics {
+                name: name(Path::new(&file.path)).unwrap_or_default(),
+                blake3: file.blake3.clone(),
+            },
+            (None, Some(Origin::File { path, blake3 })) => {
+                FittedTo::Samples { name: name(path).unwrap_or_default(), blake3: blake3.clone(), seed }
+            }
+            _ => FittedTo::MadeUp { seed },
+        };
+        Some(plan.fitted_to.clone().filter(|told| told.is_same(&now)).unwrap_or(now))
+    }
+
     /// Fits the weights that `plan` wants fitted.
     ///
     /// # Errors
@@ -106,10 +126,7 @@ impl<'a> Fitting<'a> {
     ) -> Result<&HashMap<(usize, usize), Fitted>> {
         self.calibrated = Calibrated::default();
         self.reason = None;
-        let wanted = plan.decisions.iter().flat_map(|decision| &decision.uses).any(
-            |usage| matches!(usage.encoding, Encoding::Blocks { algorithm, .. } if algorithm.wants_statistics()),
-        );
-        if !wanted {
+        if !plan.is_fitted() {
             return Ok(&self.calibrated.fitted);
         }
         if let Some((kept, _)) = &self.kept {
@@ -274,10 +291,12 @@ impl<'a> Fitting<'a> {
                 fallback: layer.fallback.map(str::to_owned),
             }
         });
+        let samples = told(SAMPLES).parse().unwrap_or(found.samples);
         Some(report::Fitting {
+            judged_by_real: matches!(data, report::Data::File { .. }) && samples >= LEAST_SAMPLES,
             data,
             statistics: self.kept.as_ref().map(|(_, file)| file.clone()),
-            samples: told(SAMPLES).parse().unwrap_or(found.samples),
+            samples,
             beside: self.beside.as_ref().map_or(0, Vec::len),
             rows: found.rows,
             layers: layers.collect(),
@@ -304,12 +323,18 @@ impl<'a> Fitting<'a> {
         Some(format!("{count} of {all} calibration samples hold NaN and were left out"))
     }
 
+    /// What of the source of the samples is not in them.
+    pub fn remarks(&self) -> &[String] {
+        self.samples.as_ref().map_or(&[], |(samples, _)| &samples.remarks)
+    }
+
     /// A warning where the samples are too few to say much.
     pub fn few(&self) -> Option<String> {
         let (mine, _) = self.samples.as_ref().filter(|(samples, _)| samples.are_real())?;
         let count = mine.list.len();
         (count < LEAST_SAMPLES && self.reason.is_none()).then(|| {
-            format!("{count} calibration samples are few: made-up ones count more than they do, a few hundred would be plenty")
+            let are = if count == 1 { "sample is" } else { "samples are" };
+            format!("{count} calibration {are} few: made-up ones count more than they do, a few hundred would be plenty")
         })
     }
 

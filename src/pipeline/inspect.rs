@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::notes::file;
 use crate::error::Result;
-use crate::graph::{Index, inventory, quantized};
+use crate::graph::{Index, QuantizedForm, inventory, quantized};
 use crate::onnx::load;
 use crate::plan::choose;
 use crate::report::{InspectedTensor, Inspection};
@@ -52,7 +52,10 @@ pub fn inspect(path: &Path, settings: &Settings) -> Result<Inspection> {
         producer: format!("{} {}", model.proto.producer_name(), model.proto.producer_version())
             .trim()
             .to_owned(),
-        quantized: quantized(&model).map(|found| format!("{}, {}", found.form.name(), found.subject)),
+        quantized: quantized(&model).map(|found| match found.form {
+            QuantizedForm::Efq => format!("by {}", found.subject.replace("efq.version", "efq")),
+            form => format!("{}, {}", form.name(), found.subject),
+        }),
         nodes: model.graph().node.len(),
         inputs: model.graph().input.iter().map(|value| value.name().to_owned()).collect(),
         outputs: model.graph().output.iter().map(|value| value.name().to_owned()).collect(),

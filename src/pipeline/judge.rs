@@ -138,7 +138,8 @@ impl Judged {
             Judged::Measured { verdict, .. } => {
                 let unit = verdict.measure.unit();
                 let what = if self.loss() > self.estimate() { "an interval up to" } else { "a loss of" };
-                format!("repair: {what} {:.3} {unit} against {:.3}", self.loss(), verdict.target)
+                let [loss, target] = [self.loss(), verdict.target].map(validate::figure);
+                format!("repair: {what} {} against {target}", validate::in_unit(&loss, unit))
             }
             Judged::Not(_) => String::new(),
         }
@@ -248,7 +249,7 @@ impl<'a> Judge<'a> {
                     ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
                 Ok((with_kernel, weights))
             };
-            let both = compare().map_err(|error: Error| error.within(format!("sample {at}")))?;
+            let both = compare().map_err(|error: Error| place_of(&ready.samples, at, error))?;
             progress.advance(1);
             Ok(both)
         };
@@ -416,6 +417,17 @@ fn without_padding(samples: Samples, specs: &[InputSpec], original: &Runner) -> 
         .filter(|(row, _)| counts(*row))
         .all(|(_, (a, b))| a.iter().zip(b).all(|(a, b)| (a - b).abs() <= SAME * largest));
     Ok(if same { cut } else { samples })
+}
+
+/// Says of an error that it is about sample `at`, of which file and, for labels, of which array.
+fn place_of(samples: &Samples, at: usize, error: Error) -> Error {
+    let is_label = error.is_about("label") || error.is_about("labels");
+    let error = error.within(format!("sample {at}"));
+    let error = if is_label && samples.are_arrays() { error.within("array 'labels'") } else { error };
+    match &samples.origin {
+        data::Origin::File { path, .. } => error.within(path.display()),
+        data::Origin::Synthetic { .. } => error,
+    }
 }
 
 pub(super) fn provenance(samples: &Samples) -> Data {

@@ -173,6 +173,7 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     }
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
+    let remarks = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
     let plan = match &options.plan {
         Some(text) => {
             let mut plan = Plan::from_json(text, &model, model.digest())?;
@@ -187,20 +188,30 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     if !plan.changes_anything() {
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
+    let fitting = Fitting::new(options, &model)?;
+    let repeated = match &options.plan {
+        Some(_) => notes::repeated(&plan, &options.settings.preset, fitting.fitted_to(&plan).as_ref()),
+        None => Vec::new(),
+    };
     let Some(target) = &options.output else {
         let mut plan = plan;
         if options.plan.is_none() {
             share(&mut plan, &known);
         }
+        plan.fitted_to = fitting.fitted_to(&plan);
         let made = carry_out(&model, &known, &plan, &HashMap::new(), notes.metadata(&plan)).map_err(place)?;
-        let report = notes.planned(&plan, &made, options.external)?;
+        let mut report = notes.planned(&plan, &made, options.external)?;
+        report.warnings.extend(repeated);
         return Ok(Done::new(report, plan, &model));
     };
 
-    let (fitting, judge) = (Fitting::new(options, &model)?, Judge::new(options, &model, &known, samples));
+    let budget = budget::asked(options);
+    if let Some(asked @ (Budget::Size(_) | Budget::BitsPerWeight(_))) = budget {
+        budget::can_hold(&model, &known, &plan, asked, &fitting, &notes).map_err(place)?;
+    }
+    let judge = Judge::new(options, &model, &known, samples);
     let mut work =
         Workshop { options, model: &model, known: &known, target, fitting, judge, notes, progress };
-    let budget = budget::asked(options);
     let mut costs = budget.map(|_| work.costs(&plan, Scope::All)).transpose()?;
     let mut done = match (budget, &costs) {
         (Some(Budget::Loss(most)), Some(costs)) => work.within_loss(costs, plan, most)?,
@@ -223,8 +234,12 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return Err(Error::caller("the budget", what).help("--target-size or --target-bpw with less"));
     }
     let mut report = notes.written(&plan, &written, judged, fitted);
+    report.warnings.extend(repeated);
     report.warnings.extend(costs.as_ref().and_then(Costs::warning));
     report.warnings.extend(options.target.and_then(|target| notes::against(&written.model, target)));
+    let told =
+        fitting.remarks().iter().filter(|remark| !remarks.contains(remark)).cloned().collect::<Vec<_>>();
+    report.warnings.extend(remarks.into_iter().chain(told));
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
     report.warnings.extend(fitting.few());
@@ -323,10 +338,12 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
         seed: options.seed,
         ..RewriteOptions::new(&options.original, options.settings.clone())
     };
+    let remarks = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
     let mut judge = Judge::new(&asked, &original, &known, samples);
     let judged = judge.judge(&rewritten, progress)?;
     let notes = notes::Notes::new(&original, &options.settings);
     let mut report = notes.compared(&rewritten, judged);
+    report.warnings.extend(remarks);
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
     Ok(report)
 }

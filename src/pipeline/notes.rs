@@ -11,7 +11,7 @@ use crate::engine::{Release, fusion};
 use crate::error::Result;
 use crate::onnx::{Checked, Layout, Model, SaveOptions, Saved};
 use crate::opset::Raised;
-use crate::plan::{Decision, Plan, Step, tied_bytes};
+use crate::plan::{Decision, FittedTo, Plan, Step, tied_bytes};
 use crate::quant::WeightError;
 use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
 use crate::rewrite::{Metadata, Rewritten};
@@ -219,6 +219,36 @@ fn unjudged(original: &Model, validation: &Validation) -> Option<String> {
         "the verdict is about 1 of {} outputs, '{output}'; not about {named}{more} (--output-name chooses another)",
         all.len()
     ))
+}
+
+/// What a run under `preset`, whose weights are fitted to what `now` says, does not repeat of `plan`.
+pub(super) fn repeated(plan: &Plan, preset: &str, now: Option<&FittedTo>) -> Vec<String> {
+    let mut out = Vec::new();
+    if plan.preset != preset {
+        out.push(format!(
+            "the plan was made under {}, which decided every tensor: of {preset} only the gate counts",
+            plan.preset
+        ));
+    }
+    match (&plan.fitted_to, now) {
+        (Some(told), Some(now)) if !told.is_same(now) => out.push(format!(
+            "the plan's weights were fitted to {told}, those of this run to {now}: the bytes are others ({} repeats them)",
+            told.options()
+        )),
+        (None, Some(now)) => out.push(format!(
+            "the plan does not say what its weights were fitted to, those of this run were fitted to {now}: the bytes may be \
+             others"
+        )),
+        _ => {}
+    }
+    let version = env!("CARGO_PKG_VERSION");
+    if plan.efq != version {
+        out.push(format!(
+            "the plan was made by efq {}, this is {version}: the bytes may be others",
+            plan.efq
+        ));
+    }
+    out
 }
 
 /// What makes the labels of `samples` doubtful: an original that is right hardly more often than who always gives the

@@ -55,6 +55,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
     let model = load(&options.input)?;
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
+    let remarks = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
     let plan = choose(&model, "", &known, &options.settings)?;
     let notes = Notes::new(&model, &options.settings);
     let mut fitting = Fitting::new(&asked, &model)?;
@@ -70,7 +71,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         }
         let share = step as f64 / steps as f64;
         let most = (smallest as f64 * (finest as f64 / smallest as f64).powf(share)).ceil() as u64;
-        let (mut made, predicted, _) = costs.plan(&model, &known, &plan, Budget::Size(most), 0, &notes)?;
+        let (mut made, _) = costs.plan(&model, &known, &plan, Budget::Size(most), 0, &notes)?;
         if !made.changes_anything() {
             continue;
         }
@@ -82,10 +83,13 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
             continue;
         }
         match judge.judge(&load_bytes(bytes)?, progress)? {
-            Judged::Measured { verdict, .. } => points.push(FrontierPoint {
+            Judged::Measured { verdict, validation } => points.push(FrontierPoint {
                 bytes: size,
-                predicted: predicted.sqrt(),
                 rel_l2: verdict.rel_l2,
+                weights_only: match validation {
+                    Validation::Measured { weights_only, .. } => weights_only.rel_l2,
+                    _ => None,
+                },
                 loss: verdict.estimate,
                 unit: verdict.measure.unit().to_owned(),
                 knee: false,
@@ -105,7 +109,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         preset: options.settings.preset.clone(),
         real_samples: judge.samples().is_some(),
         points,
-        warnings: warnings.into_iter().flatten().collect(),
+        warnings: remarks.into_iter().chain(warnings.into_iter().flatten()).collect(),
     })
 }
 

@@ -43,6 +43,7 @@ pub fn choose(model: &Model, digest: &str, inventory: &Inventory, settings: &Set
         efq: env!("CARGO_PKG_VERSION").to_owned(),
         model_blake3: digest.to_owned(),
         preset: settings.preset.clone(),
+        fitted_to: None,
         decisions,
     })
 }

@@ -5,6 +5,7 @@
 
 mod budget;
 mod choose;
+mod fitted;
 mod repair;
 mod share;
 mod small;
@@ -20,6 +21,7 @@ use crate::sensitivity::Candidate;
 
 pub use budget::{Choice, Limit, totals, within};
 pub use choose::{choose, tied_bytes};
+pub use fitted::FittedTo;
 pub use repair::{Step, raise_to};
 pub use share::{are_twins, share};
 pub use stored::{Stored, matrix as stored_matrix};
@@ -42,6 +44,9 @@ pub struct Plan {
     pub model_blake3: String,
     /// The preset it came from, for the record.
     pub preset: String,
+    /// What the weights are fitted to whose algorithm asks for activations; absent where none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitted_to: Option<FittedTo>,
     /// One per initializer, and per Constant node that holds a weight.
     pub decisions: Vec<Decision>,
 }
@@ -221,6 +226,14 @@ impl Plan {
     /// Whether any tensor is encoded.
     pub fn changes_anything(&self) -> bool {
         self.decisions.iter().any(Decision::is_encoded)
+    }
+
+    /// Whether a weight is to be fitted to activations.
+    pub fn is_fitted(&self) -> bool {
+        let mut uses = self.decisions.iter().flat_map(|decision| &decision.uses);
+        uses.any(
+            |usage| matches!(usage.encoding, Encoding::Blocks { algorithm, .. } if algorithm.wants_statistics()),
+        )
     }
 
     /// Uses that become blocked codes, for a linear.

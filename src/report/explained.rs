@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::text::{figure, size};
+use super::text::{count, figure, size};
 use super::{Data, File, Grid, for_terminal};
 use crate::role::Role;
 
@@ -80,13 +80,16 @@ impl Explanation {
             let _ = writeln!(out, "{}  {}", for_terminal(&file.path), size(file.bytes));
         }
         let samples = match &self.data {
-            Data::File { path, .. } => format!("samples of {}", for_terminal(path)),
+            Data::File { path, .. } => {
+                format!("{} of {}", count(self.samples as u64, "sample"), for_terminal(path))
+            }
             Data::Synthetic { seed, .. } => {
-                format!("synthetic samples (seed {seed}), which say nothing of real ones")
+                let samples = count(self.samples as u64, "synthetic sample");
+                format!("{samples} (seed {seed}), which say nothing of real ones")
             }
         };
         let output = for_terminal(&self.output);
-        let _ = writeln!(out, "error of output '{output}' on {} {samples}\n", self.samples);
+        let _ = writeln!(out, "error of output '{output}' on {samples}\n");
         let mut rows = Grid::new(&[
             "tensor",
             "stored as",
@@ -183,9 +186,8 @@ impl Explanation {
                 let left = (together * (1.0 - percent(mend.removes) / 100.0).max(0.0)).sqrt();
                 let _ = writeln!(
                     out,
-                    "as much of all together would leave relative L2 {left:.4} of {:.4}, on these {} samples",
-                    together.sqrt(),
-                    self.samples
+                    "as much of all together would leave relative L2 {left:.4} of {:.4}, on these samples",
+                    together.sqrt()
                 );
             }
         }

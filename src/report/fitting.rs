@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde::{Deserialize, Serialize};
 
 use super::escape::for_markdown;
+use super::text::count;
 use super::{Data, for_terminal};
 
 /// How the blocked weights were fitted to activations.
@@ -20,6 +21,9 @@ pub struct Fitting {
     /// How many were made up beside them, so that the weights are not narrowed to them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub beside: usize,
+    /// Whether the held-out samples that judge a fit are the user's; below a number of them made-up ones are taken.
+    #[serde(default)]
+    pub judged_by_real: bool,
     /// Rows of activations (tokens, patches) of which the largest statistics are.
     pub rows: usize,
     /// Every blocked weight that statistics were asked for, in the order in which the network uses them.
@@ -56,7 +60,7 @@ impl Fitting {
     /// One or two sentences.
     pub(super) fn sentences(&self) -> Vec<String> {
         let (from, advice) = match &self.data {
-            Data::File { path, .. } => (format!("{} samples of {path}", self.samples), None),
+            Data::File { path, .. } => (format!("{} of {path}", count(self.samples as u64, "sample")), None),
             Data::Synthetic { seed, made } => {
                 // What real ones brought in docs/calibration.md.
                 let (what, less) = match made.as_str() {
@@ -71,7 +75,7 @@ impl Fitting {
                     _ => ("", "lower the error further"),
                 };
                 (
-                    format!("{} made-up samples ({what}seed {seed})", self.samples),
+                    format!("{} ({what}seed {seed})", count(self.samples as u64, "made-up sample")),
                     Some(format!("a few hundred real ones {less}: --calibration FILE")),
                 )
             }
@@ -81,23 +85,25 @@ impl Fitting {
         }
         let beside = match self.beside {
             0 => String::new(),
-            count => format!(" and {count} made-up ones beside them"),
+            1 => " and a made-up one beside them".to_owned(),
+            beside => format!(" and {beside} made-up ones beside them"),
         };
         let fitted = self.layers.iter().filter(|layer| layer.algorithm == "gptq").count();
         let mut out = vec![format!(
-            "{fitted} of {} linear layers fitted to the activations of {from}{beside}{}, {} rows",
-            self.layers.len(),
+            "{fitted} of {} fitted to the activations of {from}{beside}{}, {}",
+            count(self.layers.len() as u64, "linear layer"),
             self.statistics
                 .as_ref()
                 .map_or(String::new(), |kept| format!(" by the statistics in {}", kept.path)),
-            self.rows
+            count(self.rows as u64, "row")
         )];
         let pairs = self.layers.iter().filter_map(|layer| Some((layer.error_by_search?, layer.error?)));
         let (before, after) = pairs.fold((0.0, 0.0), |sum, pair| (sum.0 + pair.0, sum.1 + pair.1));
         if before > 0.0 {
             out.push(format!(
-                "which leaves {:.0} % of their squared error on held-out samples",
-                100.0 * after / before
+                "which leaves {:.0} % of the squared error that search leaves, on held-out {} samples",
+                100.0 * after / before,
+                if self.judged_by_real { "real" } else { "made-up" }
             ));
         }
         out.extend(advice);

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::text::{figure, size};
+use super::text::{figure, loss_in, size};
 use super::{File, Grid, for_terminal};
 
 /// Size against loss.
@@ -29,10 +29,10 @@ pub struct Frontier {
 pub struct FrontierPoint {
     /// Bytes of the file.
     pub bytes: u64,
-    /// Relative L2 error of the output that was predicted.
-    pub predicted: f64,
-    /// The same, measured as deployed.
+    /// Relative L2 error of the output as deployed.
     pub rel_l2: Option<f64>,
+    /// The same by the values of the weights alone, without the int8 activations of the kernels.
+    pub weights_only: Option<f64>,
     /// Loss in the unit of the gate.
     pub loss: Option<f64>,
     /// Its unit.
@@ -46,15 +46,15 @@ impl Frontier {
     pub fn text(&self) -> String {
         let mut out = String::new();
         let _ = writeln!(out, "{}  {}\n", for_terminal(&self.model.path), size(self.model.bytes));
-        let mut rows =
-            Grid::new(&["size", "smaller", "relative L2", "predicted", "loss", ""]).right(&[0, 1, 2, 3, 4]);
+        let mut rows = Grid::new(&["size", "smaller", "relative L2", "weights alone", "loss", ""])
+            .right(&[0, 1, 2, 3, 4]);
         for point in &self.points {
             rows.row([
                 size(point.bytes),
                 format!("{:.2} x", self.model.bytes as f64 / point.bytes.max(1) as f64),
                 figure(point.rel_l2, 4, ""),
-                format!("{:.4}", point.predicted),
-                figure(point.loss, 3, &format!(" {}", point.unit)),
+                figure(point.weights_only, 4, ""),
+                point.loss.map_or(String::new(), |loss| loss_in(loss, &point.unit)),
                 if point.knee { "knee".to_owned() } else { String::new() },
             ]);
         }
@@ -245,8 +245,8 @@ mod tests {
     fn frontier(points: &[(u64, f64)]) -> Frontier {
         let point = |(at, (bytes, error)): (usize, &(u64, f64))| FrontierPoint {
             bytes: *bytes,
-            predicted: *error,
             rel_l2: Some(*error),
+            weights_only: None,
             loss: None,
             unit: "%".to_owned(),
             knee: at == points.len() / 2,

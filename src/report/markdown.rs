@@ -3,9 +3,9 @@
 use std::fmt::Write as _;
 
 use super::escape::for_markdown;
-use super::text::{shape, size, verdict_line};
+use super::text::{count, interval, loss_in, shape, size, verdict_line};
 use super::{Data, Report, Validation};
-use crate::validate::{Measure, Verdict};
+use crate::validate::{Measure, Verdict, figure, in_unit};
 
 /// Renders `report`, every tensor included.
 pub fn markdown(report: &Report) -> String {
@@ -26,12 +26,20 @@ pub fn markdown(report: &Report) -> String {
             file.blake3
         );
     }
+    let accepted = match &report.validation {
+        Validation::Measured { deployed, .. } => {
+            let most = in_unit(&figure(deployed.target), deployed.measure.unit());
+            format!("a {} of at most {most}", deployed.measure.title())
+        }
+        _ => format!(
+            "a loss of at most {} (points of accuracy, else percent), a likeness of at least {}",
+            report.preset.accuracy_target, report.preset.min_cosine
+        ),
+    };
     let _ = writeln!(
         out,
-        "\nPreset {}: accuracy target {} %, least cosine {}, decided by the {}. efq {}.\n",
+        "\nPreset {}: {accepted}, decided by the {}. efq {}.\n",
         for_markdown(&report.preset.name),
-        report.preset.accuracy_target,
-        report.preset.min_cosine,
         report.preset.decide_by,
         report.efq
     );
@@ -60,13 +68,12 @@ pub fn markdown(report: &Report) -> String {
         for step in &report.repair {
             let _ = writeln!(
                 out,
-                "| {} | {} | {} | +{} | {:.3} {} |",
+                "| {} | {} | {} | +{} | {} |",
                 for_markdown(&step.tensor),
                 step.from,
                 step.to,
                 step.bytes,
-                step.loss_after,
-                step.unit
+                loss_in(step.loss_after, &step.unit)
             );
         }
     }
@@ -93,9 +100,9 @@ fn validation(out: &mut String, report: &Report) {
             };
             let _ = writeln!(
                 out,
-                "Output {} on {} samples of {from}; {engine}.\n",
+                "Output {} on {} of {from}; {engine}.\n",
                 for_markdown(output),
-                deployed.samples
+                count(deployed.samples, "sample")
             );
             let _ = writeln!(out, "| | as deployed | weights alone |\n|---|---:|---:|");
             let mut row = |name: &str, value: &dyn Fn(&Verdict) -> Option<String>| {
@@ -103,10 +110,8 @@ fn validation(out: &mut String, report: &Report) {
                     let _ = writeln!(out, "| {name} | {a} | {b} |");
                 }
             };
-            row(deployed.measure.title(), &|v| {
-                v.estimate.map(|loss| format!("{loss:.4} {}", v.measure.unit()))
-            });
-            row("95 % interval", &|v| v.interval.map(|i| format!("{:.4} to {:.4}", i.low, i.high)));
+            row(deployed.measure.title(), &|v| v.estimate.map(|loss| loss_in(loss, v.measure.unit())));
+            row("95 % interval", &|v| v.interval.map(|_| interval(v.interval)));
             let number =
                 |value: Option<f64>, decimals: usize| value.map(|value| format!("{value:.decimals$}"));
             row("accuracy before, %", &|v| number(v.accuracy.map(|(before, _)| before), 3));

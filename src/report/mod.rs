@@ -87,7 +87,7 @@ pub struct PresetNote {
     pub name: String,
     /// Accepted loss in percent.
     pub accuracy_target: f64,
-    /// Accepted mean cosine, for outputs that are neither labelled nor logits.
+    /// Accepted mean likeness or concordance, for outputs that are neither labelled nor logits.
     pub min_cosine: f64,
     /// `interval` or `estimate`: what must hold the target.
     pub decide_by: String,

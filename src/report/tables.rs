@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::text::{figure, heading, shape, size};
+use super::text::{figure, heading, interval, loss_in, shape, size};
 use super::{File, Grid, for_terminal};
 use crate::role::Role;
+use crate::validate::{self, Interval, Outcome, in_unit};
 
 /// What is in a model, and what would be done with it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -71,12 +72,17 @@ pub struct Analysis {
     pub schema: u32,
     /// The model.
     pub model: File,
+    /// How scales were chosen: `rtn`, `percentile` or `search`.
+    pub algorithm: String,
     /// Whether errors at the output were measured.
     pub measured_at_output: bool,
     /// Every weight, the one that hurts most first.
     pub tensors: Vec<AnalyzedTensor>,
     /// The preset that fits.
     pub recommendation: Recommendation,
+    /// What the reader should know beside that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// One weight under several schemes.
@@ -127,12 +133,14 @@ pub struct Trial {
     pub bytes: u64,
     /// Measured loss.
     pub loss: f64,
+    /// 95 % interval of the loss; absent for a single sample.
+    pub interval: Option<Interval>,
     /// Accepted loss.
     pub target: f64,
-    /// Unit of both.
+    /// Unit of all three.
     pub unit: String,
-    /// Whether the estimate holds the target.
-    pub holds: bool,
+    /// The verdict of the gate.
+    pub outcome: Outcome,
 }
 
 impl Inspection {
@@ -198,6 +206,14 @@ impl Inspection {
             );
         }
         let after: u64 = self.tensors.iter().map(|tensor| tensor.bytes_after).sum();
+        if self.quantized.is_some() {
+            let what =
+                "`efq rewrite` refuses it without --allow-requantize, which quantizes what is still float";
+            let _ = writeln!(out, "\n{what}");
+            if after == total {
+                return out;
+            }
+        }
         let _ = writeln!(
             out,
             "\nunder {}: {} of tensors become {} ({:.2} times smaller)",
@@ -219,6 +235,7 @@ impl Analysis {
         if self.measured_at_output {
             header.push("at the output");
         }
+        let _ = writeln!(out, "scales chosen by {}\n", self.algorithm);
         let mut rows = Grid::new(&header).right(&[1, 2, 3, 4]);
         let shown = if verbose { self.tensors.len() } else { 10 };
         for tensor in self.tensors.iter().take(shown) {
@@ -242,20 +259,35 @@ impl Analysis {
             let _ = writeln!(out, "and {} that hurt less (-v lists them)", self.tensors.len() - shown);
         }
         if !self.recommendation.trials.is_empty() {
-            let mut rows = Grid::new(&["preset", "bytes", "loss", "accepted", ""]).right(&[1, 2, 3]);
+            let mut rows =
+                Grid::new(&["preset", "bytes", "loss", "95 % interval", "accepted", ""]).right(&[1, 2, 3, 4]);
             for trial in &self.recommendation.trials {
                 rows.row([
                     trial.preset.clone(),
                     size(trial.bytes),
-                    format!("{:.3} {}", trial.loss, trial.unit),
-                    format!("{} {}", trial.target, trial.unit),
-                    if trial.holds { "holds" } else { "misses" }.to_owned(),
+                    loss_in(trial.loss, &trial.unit),
+                    interval(trial.interval),
+                    in_unit(&validate::figure(trial.target), &trial.unit),
+                    match trial.outcome {
+                        Outcome::Passed => "holds",
+                        Outcome::Failed => "misses",
+                        Outcome::Undecided | Outcome::NotVerified => "undecided",
+                    }
+                    .to_owned(),
                 ]);
             }
-            let _ = writeln!(out, "\n{}", rows.render());
+            let _ = writeln!(
+                out,
+                "\n{}\n\nevery linear by {}; `efq rewrite` fits to activations, which mostly loses less",
+                rows.render(),
+                self.algorithm
+            );
         }
         let _ =
             writeln!(out, "\nrecommended: {}: {}", self.recommendation.preset, self.recommendation.reason);
+        for warning in &self.warnings {
+            let _ = writeln!(out, "note: {}", for_terminal(warning));
+        }
         out
     }
 }

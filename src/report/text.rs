@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::escape::middle;
 use super::{Data, Grid, Report, Tensor, Validation, for_terminal};
-use crate::validate::{Measure, Outcome, Verdict};
+use crate::validate::{self, Interval, Measure, Outcome, Verdict};
 
 /// Tensors listed by name, without `verbose`.
 const WORST: usize = 5;
@@ -173,13 +173,12 @@ fn repair(out: &mut String, report: &Report) {
     for step in &report.repair {
         let _ = writeln!(
             out,
-            "repaired: {}  {} → {}  +{}  loss then {:.3} {}",
+            "repaired: {}  {} → {}  +{}  loss then {}",
             middle(&for_terminal(&step.tensor), 40),
             step.from,
             step.to,
             size(step.bytes.unsigned_abs()),
-            step.loss_after,
-            step.unit
+            loss_in(step.loss_after, &step.unit)
         );
     }
 }
@@ -203,12 +202,9 @@ fn validation(out: &mut String, report: &Report) {
             };
             row(
                 deployed.measure.title(),
-                both(&|v| figure(v.estimate, 3, &format!(" {}", v.measure.unit()))),
+                both(&|v| v.estimate.map_or(String::new(), |loss| loss_in(loss, v.measure.unit()))),
             );
-            row(
-                "95 % interval",
-                both(&|v| v.interval.map_or("none".to_owned(), |i| format!("{:.3} to {:.3}", i.low, i.high))),
-            );
+            row("95 % interval", both(&|v| interval(v.interval)));
             let pair = |pair: Option<(f64, f64)>, unit: &str| {
                 pair.map_or(String::new(), |(before, after)| format!("{before:.3} → {after:.3}{unit}"))
             };
@@ -223,16 +219,16 @@ fn validation(out: &mut String, report: &Report) {
             row("predictions changed", both(&|v| figure(v.changed, 2, " %")));
             let from = match data {
                 Data::File { path, blake3, labelled } => format!(
-                    "{} samples{} of {} (blake3 {}…)",
-                    deployed.samples,
+                    "{}{} of {} (blake3 {}…)",
+                    count(deployed.samples, "sample"),
                     if *labelled { " with labels" } else { "" },
                     for_terminal(path),
                     blake3.get(..12).unwrap_or(blake3)
                 ),
                 Data::Synthetic { seed, .. } => {
                     format!(
-                        "{} synthetic samples (seed {seed}): they say nothing about real inputs",
-                        deployed.samples
+                        "{} (seed {seed}): they say nothing about real inputs",
+                        count(deployed.samples, "synthetic sample")
                     )
                 }
             };
@@ -242,8 +238,9 @@ fn validation(out: &mut String, report: &Report) {
                 let (samples, positions) = (deployed.excluded, deployed.skipped);
                 let _ = writeln!(
                     out,
-                    "not counted: {samples} samples without anything to judge by, {positions} positions where the \
-                     original is not finite"
+                    "not counted: {} without anything to judge by, {} where the original is not finite",
+                    count(samples, "sample"),
+                    count(positions, "position")
                 );
             }
             let _ = writeln!(out, "{}", verdict_line(&report.preset.name, deployed));
@@ -262,13 +259,39 @@ pub(super) fn verdict_line(preset: &str, verdict: &Verdict) -> String {
     format!("{word} {}: {}", for_terminal(preset), for_terminal(&verdict.reason))
 }
 
+/// A loss with three decimals and its unit.
+pub(super) fn loss_in(value: f64, unit: &str) -> String {
+    format!("{} {unit}", loss(value))
+}
+
+/// A loss with three decimals; one that they do not show is told so.
+fn loss(value: f64) -> String {
+    match value {
+        0.0 => "0".to_owned(),
+        _ if value.abs() < 0.0005 => validate::figure(value),
+        _ => format!("{value:.3}"),
+    }
+}
+
+/// Both ends of an interval of the loss.
+pub(super) fn interval(interval: Option<Interval>) -> String {
+    interval.map_or("none".to_owned(), |it| format!("{} to {}", loss(it.low), loss(it.high)))
+}
+
+/// So many of a thing.
+pub(super) fn count(number: impl Into<u64>, thing: &str) -> String {
+    match number.into() {
+        1 => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
+    }
+}
+
 /// `value` with `decimals` and `unit`; empty if there is none.
 pub(super) fn figure(value: Option<f64>, decimals: usize, unit: &str) -> String {
     value.map_or(String::new(), |value| format!("{value:.decimals$}{unit}"))
 }
 
 /// Bytes in the unit that keeps three or four digits: `13.9 MB` (10^6 bytes).
-/// Bytes for people.
 pub fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} B"),

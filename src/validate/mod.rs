@@ -23,7 +23,7 @@ mod verdict;
 pub use interval::Interval;
 pub use measure::Measure;
 pub use score::{IGNORED, Label, Sample, Score, score};
-pub use verdict::{Gate, Outcome, Verdict, verdict};
+pub use verdict::{Gate, Outcome, Verdict, figure, in_unit, verdict};
 
 #[cfg(test)]
 mod tests;

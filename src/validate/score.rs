@@ -70,7 +70,13 @@ impl Sample<'_> {
             if usize::try_from(label).is_ok_and(|class| class < width) {
                 return Ok(());
             }
-            Err(Error::format("label", format!("class {label} of an output with {width} classes")))
+            let error = Error::format("label", format!("class {label} of an output with {width} classes"));
+            Err(match self.label {
+                Label::Class(IGNORED) => error.help(format!(
+                    "{IGNORED} takes a position out where there is a label per position; leave the sample out"
+                )),
+                _ => error,
+            })
         };
         match self.label {
             Label::None => Ok(()),

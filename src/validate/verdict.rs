@@ -191,7 +191,7 @@ struct Case {
 impl Case {
     fn by_interval(&self) -> (Outcome, String) {
         let Some(interval) = self.interval else { return self.nothing_to_go_by() };
-        let target = self.loss(self.target);
+        let target = self.accepted();
         let name = self.measure.title();
         if self.short {
             let samples = self.samples;
@@ -199,12 +199,13 @@ impl Case {
             (Outcome::Undecided, reason)
         } else if interval.high <= self.target {
             let high = self.loss(interval.high);
-            (Outcome::Passed, format!("the {name} is at most {high} (95 % interval), within {target}"))
+            let most = if high.starts_with(['<', '>']) { "" } else { "at most " };
+            (Outcome::Passed, format!("the {name} is {most}{high} (95 % interval), within {target}"))
         } else if interval.low > self.target {
             let low = self.loss(interval.low);
             (Outcome::Failed, format!("the {name} is at least {low} (95 % interval), beyond {target}"))
         } else {
-            let (low, high) = (figure(interval.low), self.loss(interval.high));
+            let (low, high) = (self.figure(interval.low), self.loss(interval.high));
             let reason = format!(
                 "the {name} is between {low} and {high} (95 % interval), on both sides of {target}{}",
                 self.way_out()
@@ -231,14 +232,14 @@ impl Case {
         let doubt = if crosses {
             format!(
                 "; the 95 % interval from {} to {} lies on both sides of it{}",
-                figure(interval.low),
+                self.figure(interval.low),
                 self.loss(interval.high),
                 self.way_out()
             )
         } else {
             String::new()
         };
-        let (name, loss, target) = (self.measure.title(), self.loss(estimate), self.loss(self.target));
+        let (name, loss, target) = (self.measure.title(), self.loss(estimate), self.accepted());
         (outcome, format!("the {name} is {loss} (estimate), {place} {target}{doubt}"))
     }
 
@@ -259,24 +260,54 @@ impl Case {
         }
     }
 
+    /// A loss, with its digits where the target is as small.
     fn loss(&self, value: f64) -> String {
-        match (figure(value).as_str(), self.measure.unit()) {
-            ("1", "points") => "1 point".to_owned(),
-            (figure, unit) => format!("{figure} {unit}"),
-        }
+        in_unit(&self.figure(value), self.measure.unit())
+    }
+
+    fn figure(&self, value: f64) -> String {
+        if self.target < SMALL { exact(value) } else { figure(value) }
+    }
+
+    fn accepted(&self) -> String {
+        in_unit(&exact(self.target), self.measure.unit())
     }
 }
 
-/// About three significant digits.
-fn figure(value: f64) -> String {
+/// Losses below this are shown as such: the digits after it say nothing.
+const SMALL: f64 = 0.001;
+
+/// About three significant digits; a loss of less than half of a thousandth that is not 0 is `< 0.001`.
+pub fn figure(value: f64) -> String {
     let decimals = match value.abs() {
         0.0 => 0,
-        size if !(0.001..1e6).contains(&size) => return format!("{value:.2e}"),
+        size if size < SMALL / 2.0 => {
+            return if value > 0.0 { format!("< {SMALL}") } else { format!("> -{SMALL}") };
+        }
+        size if size >= 1e6 => return format!("{value:.2e}"),
         size if size < 0.1 => 4,
         size if size < 1.0 => 3,
         size if size < 100.0 => 2,
         _ => 1,
     };
+    trimmed(value, decimals)
+}
+
+/// Four significant digits, however small, for what was asked for.
+fn exact(value: f64) -> String {
+    let size = value.abs().max(1e-12).log10().floor();
+    trimmed(value, (3.0 - size).clamp(0.0, 15.0) as usize)
+}
+
+fn trimmed(value: f64, decimals: usize) -> String {
     let digits = format!("{value:.decimals$}");
     if decimals == 0 { digits } else { digits.trim_end_matches('0').trim_end_matches('.').to_owned() }
+}
+
+/// `figure` in `unit`: of one point there is one.
+pub fn in_unit(figure: &str, unit: &str) -> String {
+    match (figure, unit) {
+        ("1", "points") => "1 point".to_owned(),
+        _ => format!("{figure} {unit}"),
+    }
 }

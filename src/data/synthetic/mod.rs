@@ -209,7 +209,7 @@ impl Maker {
             (true, false) => Made::Images,
             (true, true) => Made::Values,
         };
-        Ok(Samples { list, origin: Origin::Synthetic { seed, made } })
+        Ok(Samples { list, origin: Origin::Synthetic { seed, made }, remarks: Vec::new() })
     }
 
     fn array(&self, spec: &InputSpec, length: usize, rng: &mut ChaCha8Rng) -> Result<Array> {

@@ -185,7 +185,7 @@ fn what_does_not_fit_together() {
     output: 4 values are not whole rows of 0
     mask: 1 entries, the output has 2 positions
     label: class 4 of an output with 4 classes
-    label: class -100 of an output with 4 classes
+    label: class -100 of an output with 4 classes (-100 takes a position out where there is a label per position; leave the sample out)
     output: 2 positions, but one label per sample
     label: the output has one value per position, no classes
     labels: 1 entries, the output has 2 positions

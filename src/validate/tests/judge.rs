@@ -233,3 +233,20 @@ fn a_ruined_model_still_has_a_figure() {
         (Outcome::Failed, Some(1e12), Some((1.0, 1e12)))
     );
 }
+
+/// No loss has an exponent or digits that say nothing, and a target is told as it was asked for.
+#[test]
+fn figures_are_fit_to_be_read() {
+    let reason = |mean, by_interval, min_cosine| {
+        let gate = Gate { accuracy_target: 1.0, min_cosine, by_interval };
+        verdict(Measure::Likeness, &distant(mean, 40), &gate, true).reason
+    };
+    assert_eq!(reason(1e-7, false, 0.99), "the distance of the outputs is < 0.001 % (estimate), within 1 %");
+    assert_eq!(
+        reason(1e-7, true, 0.99),
+        "the distance of the outputs is < 0.001 % (95 % interval), within 1 %"
+    );
+    let small = reason(1e-5, false, 0.999_999);
+    assert_eq!(small, "the distance of the outputs is 0.001 % (estimate), beyond 0.0001 %");
+    assert_eq!([figure(0.0), figure(-4e-4), figure(-0.25)], ["0", "> -0.001", "-0.25"]);
+}
