@@ -73,12 +73,11 @@ mod tests {
 
     #[test]
     fn bands_are_whole_and_as_wide_as_memory_lets_them() {
-        assert_eq!(bands(384, 0), [0..384]);
-        assert_eq!(bands(1536, 1536 * 1536), [0..1536]);
+        let whole = |width: usize, pairs| bands(width, pairs) == vec![0..width; 1];
+        assert!(whole(384, 0) && whole(1536, 1536 * 1536) && whole(0, 0));
         assert_eq!(bands(1536, 1536 * 1536 - 1), [0..1024, 1024..1536]);
         assert_eq!(bands(14_336, usize::MAX), [0..7168, 7168..14_336]);
         let many = bands(11_008, 0);
         assert_eq!((many.len(), many[0].clone(), many[21].clone()), (22, 0..512, 10_752..11_008));
-        assert_eq!(bands(0, 0), [0..0]);
     }
 }
