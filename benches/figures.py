@@ -171,6 +171,8 @@ def main():
                 if args.rows not in model:
                     continue
                 options = ["-p", preset]
+                if model == "minilm_sections" and preset in ("medical_grade", "automotive_adas"):
+                    options += ["--calibration", str(models / f"{model}.calib.npz")]
                 report = rewrite(efq, models / f"{model}.onnx", out, *options, "--data", str(models / f"{model}.test.npz"))
                 verdict = report["validation"]["deployed"]
                 low, high = verdict["interval"]["low"], verdict["interval"]["high"]
