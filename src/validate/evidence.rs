@@ -122,7 +122,7 @@ fn counts(measure: Measure, score: &Score) -> bool {
 }
 
 /// Values whose mean is 1 − the concordance correlation of the numbers that the samples hold, Σ(c − r)² over
-/// Σ(r − r̄)² + Σ(c − c̄)² + n (r̄ − c̄)², and whose spread is that of this ratio over samples (as for [`linearized`]).
+/// Σ(r − r̄)² + Σ(c − c̄)² + n (r̄ − c̄)², and whose spread is that of this ratio over samples.
 fn discordance(scores: &[&Score]) -> Vec<f64> {
     let total = |field: fn(&Score) -> f64| scores.iter().map(|score| field(score)).sum::<f64>();
     let n = total(|score| score.positions as f64);
@@ -135,26 +135,27 @@ fn discordance(scores: &[&Score]) -> Vec<f64> {
             + about(score.squared_candidate, score.sums.1, c)
             + n * (r - c) * (r - c)
     };
-    let spreads: Vec<f64> = scores.iter().map(spread).collect();
-    let (error, whole) = (total(|score| score.squared_error), spreads.iter().sum::<f64>());
-    if whole == 0.0 {
-        return vec![0.0; scores.len()];
-    }
-    let (ratio, mean) = (error / whole, whole / scores.len() as f64);
-    let values = scores.iter().zip(spreads);
-    values.map(|(score, spread)| ratio + (score.squared_error - ratio * spread) / mean).collect()
+    ratio(scores.iter().map(|score| (score.squared_error, spread(score))).collect())
 }
 
-/// Values whose mean is the log-ratio of perplexities, R = Σd / Σt, and whose spread is that of R over
-/// samples: R + (d − R t) / t̄ with d the difference of negative log-likelihoods of a sample and t its
-/// tokens (the ratio estimator; W. G. Cochran, Sampling Techniques, 3rd ed. 1977, section 6.3).
+/// Values whose mean is the log-ratio of perplexities: differences of negative log-likelihood over tokens.
 fn linearized(scores: &[&Score]) -> Vec<f64> {
-    let difference = |score: &Score| score.nll_candidate - score.nll_reference;
-    let tokens: f64 = scores.iter().map(|score| score.tokens as f64).sum();
-    let ratio = scores.iter().map(|score| difference(score)).sum::<f64>() / tokens;
-    let mean_tokens = tokens / scores.len() as f64;
-    let value = |score: &&Score| ratio + (difference(score) - ratio * score.tokens as f64) / mean_tokens;
-    scores.iter().map(value).collect()
+    ratio(
+        scores.iter().map(|score| (score.nll_candidate - score.nll_reference, score.tokens as f64)).collect(),
+    )
+}
+
+/// Values whose mean is the ratio R = Σd / Σt of the parts (d, t) of the samples, 0 where all t are, and whose spread is
+/// that of R over samples: R + (d − R t) / t̄ (the ratio estimator; W. G. Cochran, Sampling Techniques, 3rd ed. 1977,
+/// section 6.3).
+fn ratio(parts: Vec<(f64, f64)>) -> Vec<f64> {
+    let whole: f64 = parts.iter().map(|(_, t)| t).sum();
+    if whole == 0.0 {
+        return vec![0.0; parts.len()];
+    }
+    let ratio = parts.iter().map(|(d, _)| d).sum::<f64>() / whole;
+    let mean = whole / parts.len() as f64;
+    parts.into_iter().map(|(d, t)| ratio + (d - ratio * t) / mean).collect()
 }
 
 fn percent(share: f64) -> f64 {
