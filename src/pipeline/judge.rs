@@ -58,107 +58,90 @@ pub(super) enum Judged {
 }
 
 impl Judged {
+    /// The verdict on the deployed arithmetic, where both models were run.
+    fn verdict(&self) -> Option<&Verdict> {
+        match self {
+            Judged::Measured { verdict, .. } => Some(verdict),
+            Judged::Not(_) => None,
+        }
+    }
+
     /// Whether more bytes may turn the verdict: the target is missed, or the interval reaches beyond it though the samples
     /// are enough to show that it is held.
     pub(super) fn misses_target(&self) -> bool {
-        match self {
-            Judged::Measured { verdict, .. } => {
-                let beyond = verdict.estimate.is_some_and(|estimate| estimate > verdict.target);
-                verdict.outcome != Outcome::NotVerified
-                    && (beyond || self.leaves_open() || verdict.non_finite > 0)
-            }
-            Judged::Not(_) => false,
-        }
+        self.verdict().is_some_and(|verdict| {
+            let beyond = verdict.estimate.is_some_and(|estimate| estimate > verdict.target);
+            verdict.outcome != Outcome::NotVerified
+                && (beyond || self.leaves_open() || verdict.non_finite > 0)
+        })
     }
 
     /// Whether the interval leaves open what as many samples could decide.
     pub(super) fn leaves_open(&self) -> bool {
-        matches!(self, Judged::Measured { verdict, .. }
-            if verdict.outcome == Outcome::Undecided
-                && verdict.floor.is_some_and(|floor| floor < verdict.target)
-                && self.loss() > verdict.target)
+        self.verdict().is_some_and(|verdict| {
+            verdict.outcome == Outcome::Undecided && self.floor().is_some() && self.loss() > verdict.target
+        })
     }
 
     /// Whether the verdict is that the target is held.
     pub(super) fn passes(&self) -> bool {
-        matches!(self, Judged::Measured { verdict, .. } if verdict.outcome == Outcome::Passed)
+        self.verdict().is_some_and(|verdict| verdict.outcome == Outcome::Passed)
     }
 
     /// Whether both models were run.
     pub(super) fn was_measured(&self) -> bool {
-        matches!(self, Judged::Measured { .. })
+        self.verdict().is_some()
     }
 
     /// Whether every value is finite that was so in the original.
     pub(super) fn is_finite(&self) -> bool {
-        !matches!(self, Judged::Measured { verdict, .. } if verdict.non_finite > 0)
+        self.verdict().is_none_or(|verdict| verdict.non_finite == 0)
     }
 
     /// The loss that is held against the target: the upper end of the interval where that decides and can, else the
     /// estimate; 0 where it was not measured.
     pub(super) fn loss(&self) -> f64 {
-        match self {
-            Judged::Measured { verdict, .. } => match (verdict.floor, verdict.interval) {
-                (Some(floor), Some(interval)) if floor < verdict.target => interval.high,
-                _ => verdict.estimate.unwrap_or(0.0),
-            },
-            Judged::Not(_) => 0.0,
+        let interval = self.verdict().and_then(|verdict| verdict.interval);
+        match self.floor().and(interval) {
+            Some(interval) => interval.high,
+            None => self.estimate(),
         }
     }
 
     /// The estimate of the loss, 0 where it was not measured.
     pub(super) fn estimate(&self) -> f64 {
-        match self {
-            Judged::Measured { verdict, .. } => verdict.estimate.unwrap_or(0.0),
-            Judged::Not(_) => 0.0,
-        }
+        self.verdict().and_then(|verdict| verdict.estimate).unwrap_or(0.0)
     }
 
-    /// The part of [`Judged::loss`] that no plan can take away.
-    fn floor(&self) -> f64 {
-        match self {
-            Judged::Measured { verdict, .. } => {
-                verdict.floor.filter(|floor| *floor < verdict.target).unwrap_or(0.0)
-            }
-            Judged::Not(_) => 0.0,
-        }
+    /// The part of [`Judged::loss`] that no plan can take away, where the interval decides and can.
+    fn floor(&self) -> Option<f64> {
+        self.verdict().and_then(|verdict| verdict.floor.filter(|floor| *floor < verdict.target))
     }
 
     /// What the loss may be of what it is, beside what no plan can take away.
     pub(super) fn share(&self) -> f64 {
-        (self.target() - self.floor()) / (self.loss() - self.floor()).max(1e-12)
+        let floor = self.floor().unwrap_or(0.0);
+        (self.target() - floor) / (self.loss() - floor).max(1e-12)
     }
 
     /// By how much the target is missed, as the reason of a repair.
     pub(super) fn shortfall(&self) -> String {
-        match self {
-            Judged::Measured { verdict, .. } if verdict.non_finite > 0 => {
-                "repair: values that are not finite".to_owned()
-            }
-            Judged::Measured { verdict, .. } => {
-                let unit = verdict.measure.unit();
-                let what = if self.loss() > self.estimate() { "an interval up to" } else { "a loss of" };
-                let [loss, target] = [self.loss(), verdict.target].map(validate::figure);
-                format!("repair: {what} {} against {target}", validate::in_unit(&loss, unit))
-            }
-            Judged::Not(_) => String::new(),
+        if !self.is_finite() {
+            return "repair: values that are not finite".to_owned();
         }
+        let what = if self.loss() > self.estimate() { "an interval up to" } else { "a loss of" };
+        let [loss, target] = [self.loss(), self.target()].map(validate::figure);
+        format!("repair: {what} {} against {target}", validate::in_unit(&loss, self.unit()))
     }
 
     /// The unit of loss and target.
     pub(super) fn unit(&self) -> &'static str {
-        match self {
-            Judged::Measured { verdict, .. } => verdict.measure.unit(),
-            Judged::Not(_) => "%",
-        }
+        self.verdict().map_or("%", |verdict| verdict.measure.unit())
     }
 
     /// The target in percent.
     pub(super) fn target(&self) -> f64 {
-        match self {
-            Judged::Measured { verdict, .. } => verdict.target,
-            Judged::Not(_) => 0.0,
-        }
+        self.verdict().map_or(0.0, |verdict| verdict.target)
     }
 
     pub(super) fn into_validation(self) -> Validation {
