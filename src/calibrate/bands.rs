@@ -56,12 +56,11 @@ pub(super) fn joined(outcomes: Vec<Outcome>) -> Option<Outcome> {
             (Some(a), Some(b)) => Some(a.iter().zip(b).map(|(a, b)| a + b).collect()),
             (a, b) => a.or(b),
         };
-        let is_fitted = |outcome: &str| outcome != "search";
         Outcome {
-            algorithm: if is_fitted(all.algorithm) { all.algorithm } else { band.algorithm },
+            algorithm: if all.is_fitted() { all.algorithm } else { band.algorithm },
             errors: all.errors.zip(band.errors).map(|(a, b)| a.and(b)).or(all.errors).or(band.errors),
             // What was fitted in part was fitted.
-            fallback: all.fallback.filter(|_| !is_fitted(band.algorithm)).and(band.fallback),
+            fallback: all.fallback.and(band.fallback),
             fitted: Fitted { quantized: all.fitted.quantized, shift },
         }
     })

@@ -23,6 +23,9 @@ const FEW: usize = 4;
 /// Columns on which dampings are compared.
 const TRIAL_COLUMNS: usize = 128;
 
+/// What is taken where nothing is fitted.
+pub(super) const SEARCH: &str = "search";
+
 /// What weights that share an input and a block share.
 pub(super) struct Shared {
     /// Sums over the rows that take part, and over those held out.
@@ -47,6 +50,13 @@ pub(super) struct Outcome {
     pub algorithm: &'static str,
     pub errors: Option<Errors>,
     pub fallback: Option<&'static str>,
+}
+
+impl Outcome {
+    /// Whether it is another weight than search gives.
+    pub fn is_fitted(&self) -> bool {
+        self.algorithm != SEARCH
+    }
 }
 
 /// Squared errors of a linear's output on held-out rows.
@@ -137,7 +147,7 @@ pub(super) fn fit(
     let (k, n) = (matrix.k(), matrix.n());
     let plain = |fallback| Outcome {
         fitted: Fitted { quantized: quantize(matrix, scheme, algorithm), shift: None },
-        algorithm: "search",
+        algorithm: SEARCH,
         errors: None,
         fallback,
     };

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::rows::{Products, Rows};
 use super::table;
 use crate::data::Sample;
-use crate::engine::{Cut, Run, Stages, Value, round_rows};
+use crate::engine::{Cut, Run, Stages, Value};
 use crate::error::{Error, Result};
 use crate::graph::{Form, Inventory, Site, Values};
 use crate::onnx::{Checked, Model};
@@ -196,9 +196,7 @@ impl Walk<'_> {
                     let exact = seen.products(new, n, shift.as_deref());
                     let deployed = rounded.map(|block| {
                         let mut seen = seen.clone();
-                        seen.values
-                            .par_chunks_mut(site.k.max(1))
-                            .for_each(|row| round_rows(row, site.k, block));
+                        seen.round(block);
                         seen.products(new, n, shift.as_deref())
                     });
                     if self.together {

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::bands::Band;
 use super::fit::{self, Judges, Shared};
-use super::{Calibrated, Layer, Likeness, Steps, runs_as_float};
+use super::{Calibrated, Likeness, Steps, runs_as_float};
 use crate::engine::{enters, rows_name};
 use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Inventory, Site, Values, WeightUse, bias};
@@ -52,12 +53,12 @@ pub fn from_statistics(
             .parts
             .get(&name)
             .filter(|(sums, _)| sites.first().is_some_and(|(_, site)| site.k == sums.width()));
-        found.rows = found.rows.max(parts.map_or(0, |parts| parts.0.rows()));
-        let mut shared = Shared::new(parts.cloned());
-        let judges = match parts {
-            Some((_, held)) => Judges::Sums(held.clone()),
-            None => Judges::Rows(Vec::new(), Vec::new()),
-        };
+        let width = sites.first().map_or(0, |(_, site)| site.k);
+        let mut all = Band::without(width);
+        if let Some(parts) = parts {
+            (all.shared, all.judges) = (Shared::new(Some(parts.clone())), Judges::Sums(parts.1.clone()));
+        }
+        found.rows = found.rows.max(all.shared.rows());
         for (number, site) in sites {
             if progress.cancelled() {
                 return Err(Error::interrupted());
@@ -75,22 +76,11 @@ pub fn from_statistics(
                 centred,
                 likeness,
                 Steps::default(),
-                &mut shared,
-                &judges,
+                &mut all.shared,
+                &all.judges,
                 progress,
             );
-            layers.insert(
-                number,
-                Layer {
-                    decision,
-                    algorithm: outcome.algorithm,
-                    errors: outcome.errors.map(fit::Errors::relative),
-                    fallback: outcome.fallback,
-                },
-            );
-            if outcome.algorithm != "search" || outcome.fitted.shift.is_some() {
-                found.fitted.insert((decision, usage), outcome.fitted);
-            }
+            layers.insert(number, found.take(decision, usage, outcome));
             progress.advance(1);
         }
     }

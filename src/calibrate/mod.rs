@@ -31,7 +31,7 @@ use crate::sensitivity::{decoded, decoded_blocks};
 use crate::statistics::Parts;
 
 use bands::{Band, joined, suits};
-use fit::Outcome;
+use fit::{Outcome, SEARCH};
 use made::{Linear, Made};
 use reach::{Parties, Reach};
 use runs::{Pair, Runs};
@@ -128,6 +128,18 @@ pub struct Calibrated {
     pub samples: usize,
     /// Statistics of the original network, by activation, where they were to be kept.
     pub kept: BTreeMap<String, Parts>,
+}
+
+impl Calibrated {
+    /// Keeps the weight of a use, if it was fitted, and tells how.
+    fn take(&mut self, decision: usize, usage: usize, outcome: Outcome) -> Layer {
+        let Outcome { algorithm, fallback, .. } = outcome;
+        let errors = outcome.errors.map(fit::Errors::relative);
+        if outcome.is_fitted() || outcome.fitted.shift.is_some() {
+            self.fitted.insert((decision, usage), outcome.fitted);
+        }
+        Layer { decision, algorithm, errors, fallback }
+    }
 }
 
 /// How one weight was fitted.
@@ -263,7 +275,7 @@ fn unreached(model: &Model, inventory: &Inventory, wishes: &HashMap<usize, Wish>
     sites.retain(|(site, _)| inventory.sites.get(**site).is_none_or(|site| !enters(model, site)));
     let layer = |wish: &Wish| Layer {
         decision: wish.decision,
-        algorithm: "search",
+        algorithm: SEARCH,
         errors: None,
         fallback: Some(UNREACHED),
     };
@@ -412,15 +424,8 @@ impl Walk<'_> {
             .ok_or_else(|| Error::format("weight", "its codes cannot be read back"))?;
         let back = self.steps.sequential.then(|| (back, outcome.fitted.shift.clone()));
         if let Some(wish) = self.wishes.get(&cut.site) {
-            self.found.layers.push(Layer {
-                decision: wish.decision,
-                algorithm: outcome.algorithm,
-                errors: outcome.errors.map(fit::Errors::relative),
-                fallback: outcome.fallback,
-            });
-            if outcome.algorithm != "search" || outcome.fitted.shift.is_some() {
-                self.found.fitted.insert((wish.decision, wish.usage), outcome.fitted);
-            }
+            let layer = self.found.take(wish.decision, wish.usage, outcome);
+            self.found.layers.push(layer);
         }
         Ok(Linear { cut, n, weight, back })
     }

@@ -8,7 +8,7 @@ use super::fit::{Judges, Shared};
 use super::rows::Rows;
 use super::runs::Pair;
 use super::weight_beside;
-use crate::engine::{Cut, Value, round_rows};
+use crate::engine::{Cut, Value};
 use crate::error::{Error, Result};
 use crate::statistics::{Parts, Sums};
 
@@ -90,7 +90,7 @@ impl Both {
     pub fn seen(&self, block: Option<usize>) -> Rows {
         let mut seen = self.rewritten.as_ref().unwrap_or(&self.original).clone();
         if let Some(block) = block {
-            seen.round(|row, width| round_rows(row, width, block));
+            seen.round(block);
         }
         seen
     }

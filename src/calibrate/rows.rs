@@ -5,7 +5,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::product;
-use crate::engine::Value;
+use crate::engine::{Value, round_rows};
 
 /// Activations `[rows,width]` of all samples.
 #[derive(Debug, Clone)]
@@ -46,10 +46,10 @@ impl Rows {
         Some(rows)
     }
 
-    /// Rounds every row, given with its width.
-    pub fn round(&mut self, rounded: impl Fn(&mut [f32], usize) + Sync) {
+    /// Rounds every row as the deployed kernel does, by `block`.
+    pub fn round(&mut self, block: usize) {
         let width = self.width;
-        self.values.par_chunks_mut(width.max(1)).for_each(|row| rounded(row, width));
+        self.values.par_chunks_mut(width.max(1)).for_each(|row| round_rows(row, width, block));
     }
 
     /// Some columns of every row.
