@@ -84,13 +84,6 @@ impl Error {
         self
     }
 
-    /// Names `option` in the way out, where `-o` stands.
-    #[must_use]
-    pub fn for_option(mut self, option: &str) -> Self {
-        self.help = self.help.map(|help| help.replace("-o ", &format!("{option} ")));
-        self
-    }
-
     /// Puts `place` (a file, a graph) before the subject.
     #[must_use]
     pub fn within(mut self, place: impl fmt::Display) -> Self {

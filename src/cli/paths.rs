@@ -35,7 +35,7 @@ pub(super) fn check(
                 Error::caller(shown(), "is a folder, a file is expected").help(format!("{option} FILE"))
             );
         }
-        check_file(path, &inputs, overwrite).map_err(|error| error.for_option(option))?;
+        check_file(option, path, &inputs, overwrite)?;
         takes_files(path)?;
         let full = full(path);
         if seen.contains(&full) {

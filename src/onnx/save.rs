@@ -121,25 +121,29 @@ impl Layout {
     }
 }
 
+/// The option that names a model.
+const MODEL: &str = "-o";
+
 /// Refuses a target for a model, whose side file counts too, before any work is spent on it.
 ///
 /// # Errors
 /// As [`check_file`].
 pub fn check_target(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()> {
-    check_file(target, inputs, overwrite)?;
-    check_file(&side_path(target), inputs, overwrite)
+    check_file(MODEL, target, inputs, overwrite)?;
+    check_file(MODEL, &side_path(target), inputs, overwrite)
 }
 
-/// Refuses a target that cannot or must not be written.
+/// Refuses a target that cannot or must not be written; `option` names it.
 ///
 /// # Errors
 /// The target is one of `inputs` under any name, or in a folder that is one; it exists (without `overwrite`), is a
 /// folder or a device, or lies in a missing one.
-pub fn check_file(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()> {
+pub fn check_file(option: &str, target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()> {
     let shown = target.display().to_string();
     let folder = folder_of(target);
     if target.file_name().is_none() || target.is_dir() {
-        return Err(Error::caller(shown, "is a folder, the output must be a file").help("-o NAME.onnx"));
+        return Err(Error::caller(shown, "is a folder, the output must be a file")
+            .help(format!("{option} NAME.onnx")));
     }
     if !folder.is_dir() {
         return Err(Error::caller(shown, format!("the folder '{}' does not exist", folder.display()))
@@ -150,11 +154,10 @@ pub fn check_file(target: &Path, inputs: &[&Path], overwrite: bool) -> Result<()
     }
     match target.symlink_metadata() {
         Ok(known) if !(known.is_file() || known.is_symlink()) => {
-            return Err(
-                Error::caller(shown, "is no regular file, and efq replaces no other").help("-o names a file")
-            );
+            return Err(Error::caller(shown, "is no regular file, and efq replaces no other")
+                .help(format!("{option} names a file")));
         }
-        Ok(_) if !overwrite => return Err(taken(target)),
+        Ok(_) if !overwrite => return Err(taken(option, target)),
         _ => {}
     }
     Ok(())
@@ -226,7 +229,7 @@ impl Staged {
         let wanted = side.iter().map(|(_, to)| to.as_path()).chain([self.target.as_path()]);
         for path in wanted.filter(|_| !overwrite) {
             if path.symlink_metadata().is_ok() {
-                return Err(taken(path));
+                return Err(taken(MODEL, path));
             }
         }
         let Some((from, to)) = side else {
@@ -555,14 +558,14 @@ fn place(file: &Path, target: &Path, overwrite: bool) -> Result<()> {
     let file = TempPath::try_from_path(file).map_err(|error| unwritable(target, &error))?;
     let placed = if overwrite { file.persist(target) } else { file.persist_noclobber(target) };
     placed.map_err(|error| match error.error.kind() {
-        std::io::ErrorKind::AlreadyExists => taken(target),
+        std::io::ErrorKind::AlreadyExists => taken(MODEL, target),
         _ => unwritable(target, &error.error),
     })
 }
 
-fn taken(path: &Path) -> Error {
+fn taken(option: &str, path: &Path) -> Error {
     Error::caller(path.display().to_string(), "exists already")
-        .help("--force replaces it, -o names another file")
+        .help(format!("--force replaces it, {option} names another file"))
 }
 
 #[cfg(test)]
