@@ -2,8 +2,9 @@
 
 use super::Sample;
 use super::inputs::as_integers;
+use super::tables::gathered;
 use crate::error::{Error, Result};
-use crate::graph::{Index, operand, stored_at};
+use crate::graph::{Index, stored_at};
 use crate::onnx::Model;
 use crate::onnx::node;
 use crate::onnx::proto::tensor_proto::DataType;
@@ -42,13 +43,8 @@ pub(super) fn check(samples: &[Sample], model: &Model) -> Result<()> {
 fn tables(model: &Model) -> Vec<Table> {
     let index = Index::new(model.graph(), model.proto.ir_version());
     let mut found: Vec<Table> = Vec::new();
-    for node in model.graph().node.iter().filter(|node| node::is(node, "Gather")) {
-        let [table, ids, ..] = node.input.as_slice() else { continue };
+    for (table, ids, rows) in gathered(model, &index) {
         let Some(input) = fed_by(&index, ids) else { continue };
-        let Some(table) = operand(&index, table) else { continue };
-        let axis = node::int(node, "axis", 0);
-        let axis = usize::try_from(if axis < 0 { axis + table.dims.len() as i64 } else { axis });
-        let Some(rows) = axis.ok().and_then(|axis| table.dims.get(axis).copied()) else { continue };
         let name = stored_at(&index, table.origin).map_or("", |stored| stored.name()).to_owned();
         match found.iter_mut().find(|known| known.input == input) {
             Some(known) if known.rows <= rows => {}

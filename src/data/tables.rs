@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use crate::graph::{Form, Index, Inventory, operand};
+use crate::graph::{Form, Index, Inventory, Operand, operand};
 use crate::onnx::{Model, node};
 use crate::role::Role;
 
@@ -23,15 +23,11 @@ impl Tables {
         let index = Index::new(model.graph(), model.proto.ir_version());
         let mut rows: BTreeMap<String, usize> = BTreeMap::new();
         let mut widths = BTreeSet::new();
-        for node in model.graph().node.iter().filter(|node| node::is(node, "Gather")) {
-            let [table, ids, ..] = node.input.as_slice() else { continue };
-            let Some(found) = operand(&index, table) else { continue };
-            let axis = usize::try_from(node::int(node, "axis", 0)).unwrap_or(0);
-            let Some(size) = found.dims.get(axis) else { continue };
+        for (table, ids, size) in gathered(model, &index) {
             if let Some(input) = input_behind(&index, ids) {
                 let entry = rows.entry(input).or_insert(usize::MAX);
-                *entry = (*entry).min(*size);
-                widths.extend(found.dims.last().copied());
+                *entry = (*entry).min(size);
+                widths.extend(table.dims.last().copied());
             }
         }
         let gathered = inventory
@@ -53,6 +49,22 @@ impl Tables {
             .min();
         Self { rows, positions }
     }
+}
+
+/// The constant tables that the main graph gathers from, each with the name of its ids and its rows.
+pub(super) fn gathered<'m>(
+    model: &'m Model,
+    index: &Index<'m>,
+) -> impl Iterator<Item = (Operand, &'m str, usize)> {
+    let gathers = model.graph().node.iter().filter(|node| node::is(node, "Gather"));
+    gathers.filter_map(move |node| {
+        let [table, ids, ..] = node.input.as_slice() else { return None };
+        let table = operand(index, table)?;
+        let axis = node::int(node, "axis", 0);
+        let axis = usize::try_from(if axis < 0 { axis + table.dims.len() as i64 } else { axis }).ok()?;
+        let rows = *table.dims.get(axis)?;
+        Some((table, ids.as_str(), rows))
+    })
 }
 
 /// The graph input whose values `ids` are, reshaped or converted at most.
