@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 use super::operand::{Origin, constant_tensor};
-use super::site::{CONSTANT_ELEMENTS, Weight, WeightUse, is_float};
+use super::site::{CONSTANT_ELEMENTS, Weight, WeightUse};
 use crate::onnx::proto::{FunctionProto, NodeProto, TensorProto};
+use crate::onnx::tensor::is_float;
 use crate::onnx::{Model, function_stays, tensor, walk};
 use crate::role::Role;
 

@@ -13,6 +13,7 @@ use super::roles;
 use super::twins::{Twins, twins};
 use crate::limits;
 use crate::onnx::proto::{NodeProto, SparseTensorProto, TensorProto, tensor_proto::DataType};
+use crate::onnx::tensor::is_float;
 use crate::onnx::{Model, node, tensor};
 use crate::role::Role;
 
@@ -440,9 +441,4 @@ fn reason(node: &NodeProto, data_type: DataType, rank: usize) -> String {
         _ if rank < 2 => "vectors and numbers stay".to_owned(),
         op => format!("{op} operands are not encoded"),
     }
-}
-
-/// Whether the type is one in which weights are stored.
-pub(super) fn is_float(data_type: DataType) -> bool {
-    matches!(data_type, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
 }

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use super::index::Index;
 use super::operand::Origin;
-use super::site::{Weight, is_float};
+use super::site::Weight;
 use crate::onnx::proto::{TensorProto, tensor_proto::DataType};
 use crate::onnx::tensor;
+use crate::onnx::tensor::is_float;
 
 /// Smaller tensors are not worth a node.
 const LEAST_BYTES: u64 = 1024;

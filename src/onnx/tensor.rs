@@ -10,6 +10,11 @@ use crate::limits;
 
 pub use super::proto::tensor_proto::DataType;
 
+/// Whether the type is one in which weights are stored.
+pub fn is_float(data_type: DataType) -> bool {
+    matches!(data_type, DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double)
+}
+
 /// The tensor's element type, if ONNX defines the number it carries.
 pub fn data_type(tensor: &TensorProto) -> Option<DataType> {
     DataType::try_from(tensor.data_type()).ok().filter(|data_type| *data_type != DataType::Undefined)

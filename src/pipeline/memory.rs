@@ -3,8 +3,7 @@
 use crate::calibrate::{Limits, bands};
 use crate::data::{Array, Sample};
 use crate::graph::{Form, Inventory};
-use crate::onnx::Model;
-use crate::onnx::proto::tensor_proto::DataType;
+use crate::onnx::{Model, tensor};
 use crate::report::size;
 
 /// Times that calibration holds the widest input of a linear, of the original and the rewritten network, as it comes,
@@ -97,11 +96,7 @@ pub(super) fn positions(sample: &Sample) -> u64 {
         let product =
             |sizes: &[usize]| sizes.iter().fold(1u64, |product, size| product.saturating_mul(*size as u64));
         let elements = product(&array.shape);
-        let floats = matches!(
-            array.data_type,
-            DataType::Float | DataType::Float16 | DataType::Bfloat16 | DataType::Double
-        );
-        match (array.shape.as_slice(), floats) {
+        match (array.shape.as_slice(), tensor::is_float(array.data_type)) {
             ([outer @ .., _], true) => product(outer).max(elements.div_ceil(LONGEST_VECTOR)),
             ([outer @ .., _], false) if outer.len() > 1 => product(outer),
             _ => elements,
@@ -115,7 +110,7 @@ mod tests {
     use super::*;
     use crate::data::Label;
     use crate::graph::inventory;
-    use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto};
+    use crate::onnx::proto::{GraphProto, ModelProto, OperatorSetIdProto, tensor_proto::DataType};
     use crate::onnx::{node, tensor};
 
     /// `x · w [64,32]`.
