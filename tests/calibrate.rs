@@ -485,6 +485,23 @@ fn a_budget_that_cannot_hold_is_refused_before_anything_is_run() {
 }
 
 #[test]
+fn a_budget_that_holds_the_whole_model_is_refused_before_anything_is_run() {
+    let folder = Folder::new();
+    let preset = Preset::builtin("high_accuracy").unwrap();
+    for budget in [Budget::Size(100_000_000), Budget::BitsPerWeight(64.0)] {
+        let overrides = Overrides { budget: Some(budget), ..Overrides::default() };
+        let options = RewriteOptions {
+            output: Some(folder.join("o.onnx")),
+            ..RewriteOptions::new(FIXTURE, Settings::new(&preset, &overrides).unwrap())
+        };
+        let told = Told::default();
+        let error = efq::pipeline::rewrite(&options, &told).unwrap_err().to_string();
+        assert!(error.contains("holds the whole model, 3244071 bytes"), "{error}");
+        assert_eq!(*told.0.lock().unwrap(), ["reading"]);
+    }
+}
+
+#[test]
 fn statistics_are_kept_and_take_the_place_of_samples() {
     let folder = Folder::new();
     let judges = halves(&folder);

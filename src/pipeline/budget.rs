@@ -72,55 +72,47 @@ impl Costs {
         let mut items = Vec::new();
         let mut bases = Vec::new();
         let mut base_plan = plan.clone();
-        for (at, (decision, weight)) in plan.decisions.iter().zip(&known.weights).enumerate() {
-            if decision.uses.iter().any(|usage| usage.slot.is_none()) {
+        for (at, number, site_at) in free(plan, known) {
+            let (Some(site), Some(decision)) = (known.sites.get(site_at), plan.decisions.get(at)) else {
                 continue;
+            };
+            let Some(usage) = decision.uses.get(number) else { continue };
+            let algorithm = fitting.algorithm();
+            let measured = match scope {
+                Scope::All => base(model, site, algorithm)?,
+                Scope::Raising => usage.encoding.candidate().map(|(form, _)| (usage.encoding, form)),
+            };
+            let Some((base, candidate_of_base)) = measured else { continue };
+            let error_of_base = weight_error(model, site, candidate_of_base, Algorithm::Search)?;
+            let least = error_of_base.squared_error.max(f64::MIN_POSITIVE);
+            let base_error = error_of_base.relative().powi(2);
+            let mut item =
+                Item { decision: at, usage: number, base: base_error, encodings: vec![], choices: vec![] };
+            item.add(Encoding::Float, decision.bytes_before, 0.0);
+            let wanted = match scope {
+                Scope::All => wishes(site, fitting.scales(), fitting.emit(), algorithm),
+                Scope::Raising => usage.encoding.ladder(site.k).collect(),
+            };
+            for wish in wanted {
+                let found = if wish == usage.encoding {
+                    wish.candidate().map(|(form, _)| (wish, form))
+                } else {
+                    reached(model, site, wish)?
+                };
+                let Some((encoding, candidate)) = found else { continue };
+                let error = if candidate == candidate_of_base {
+                    error_of_base
+                } else {
+                    weight_error(model, site, candidate, Algorithm::Search)?
+                };
+                let bytes = encoding.bytes(site.k, site.n).unwrap_or(decision.bytes_before);
+                item.add(encoding, bytes, error.squared_error / least);
             }
-            for (number, (usage, found)) in decision.uses.iter().zip(&weight.uses).enumerate() {
-                let WeightUse::Site(site_at) = found else { continue };
-                let Some(site) = known.sites.get(*site_at).filter(|_| !usage.fixed) else { continue };
-                let algorithm = fitting.algorithm();
-                let measured = match scope {
-                    Scope::All => base(model, site, algorithm)?,
-                    Scope::Raising => usage.encoding.candidate().map(|(form, _)| (usage.encoding, form)),
-                };
-                let Some((base, candidate_of_base)) = measured else { continue };
-                let error_of_base = weight_error(model, site, candidate_of_base, Algorithm::Search)?;
-                let least = error_of_base.squared_error.max(f64::MIN_POSITIVE);
-                let base_error = error_of_base.relative().powi(2);
-                let mut item = Item {
-                    decision: at,
-                    usage: number,
-                    base: base_error,
-                    encodings: vec![],
-                    choices: vec![],
-                };
-                item.add(Encoding::Float, decision.bytes_before, 0.0);
-                let wanted = match scope {
-                    Scope::All => wishes(site, fitting.scales(), fitting.emit(), algorithm),
-                    Scope::Raising => usage.encoding.ladder(site.k).collect(),
-                };
-                for wish in wanted {
-                    let found = if wish == usage.encoding {
-                        wish.candidate().map(|(form, _)| (wish, form))
-                    } else {
-                        reached(model, site, wish)?
-                    };
-                    let Some((encoding, candidate)) = found else { continue };
-                    let error = if candidate == candidate_of_base {
-                        error_of_base
-                    } else {
-                        weight_error(model, site, candidate, Algorithm::Search)?
-                    };
-                    let bytes = encoding.bytes(site.k, site.n).unwrap_or(decision.bytes_before);
-                    item.add(encoding, bytes, error.squared_error / least);
-                }
-                if let Some(usage) = base_plan.decisions.get_mut(at).and_then(|d| d.uses.get_mut(number)) {
-                    usage.encoding = base;
-                }
-                bases.push((*site_at, base));
-                items.push(item);
+            if let Some(usage) = base_plan.decisions.get_mut(at).and_then(|d| d.uses.get_mut(number)) {
+                usage.encoding = base;
             }
+            bases.push((site_at, base));
+            items.push(item);
         }
         let mut costs = Self { items, unmeasured: Vec::new(), reason: None };
         costs.influence(model, known, plan, &bases, fitting.given(), judge, progress)?;
@@ -366,10 +358,27 @@ impl Item {
     }
 }
 
-/// Refuses a budget of bytes that no choice of the forms that the values of the weights allow can hold; no model is run.
+/// The uses of weights that `plan` leaves to a budget: decision, use, and site.
+fn free(plan: &Plan, known: &Inventory) -> Vec<(usize, usize, usize)> {
+    let mut found = Vec::new();
+    for (at, (decision, weight)) in plan.decisions.iter().zip(&known.weights).enumerate() {
+        if decision.uses.iter().any(|usage| usage.slot.is_none()) {
+            continue;
+        }
+        for (number, (usage, known)) in decision.uses.iter().zip(&weight.uses).enumerate() {
+            if let (WeightUse::Site(site), false) = (known, usage.fixed) {
+                found.push((at, number, *site));
+            }
+        }
+    }
+    found
+}
+
+/// Refuses a budget of bytes that no choice of the forms that the values of the weights allow can hold, and one that
+/// holds all of them in float; no model is run.
 ///
 /// # Errors
-/// [`Kind::Caller`] with the least that can be reached.
+/// [`Kind::Caller`], with the least that can be reached where that is too much.
 pub(super) fn can_hold(
     model: &Checked<Model>,
     known: &Inventory,
@@ -378,31 +387,35 @@ pub(super) fn can_hold(
     fitting: &Fitting<'_>,
     notes: &Notes,
 ) -> Result<()> {
-    let mut least = plan.clone();
-    for (decision, weight) in least.decisions.iter_mut().zip(&known.weights) {
-        if decision.uses.iter().any(|usage| usage.slot.is_none()) {
+    let (mut least, mut finest) = (plan.clone(), plan.clone());
+    let set = |plan: &mut Plan, (at, number): (usize, usize), encoding: Encoding| {
+        let Some(decision) = plan.decisions.get_mut(at) else { return };
+        decision.uses.get_mut(number).into_iter().for_each(|usage| usage.encoding = encoding);
+        decision.recount();
+    };
+    for (at, number, site) in free(plan, known) {
+        let (Some(site), Some(decision)) = (known.sites.get(site), plan.decisions.get(at)) else { continue };
+        if base(model, site, fitting.algorithm())?.is_none() {
             continue;
         }
-        for (usage, found) in decision.uses.iter_mut().zip(&weight.uses) {
-            let WeightUse::Site(site) = found else { continue };
-            let Some(site) = known.sites.get(*site).filter(|_| !usage.fixed) else { continue };
-            if base(model, site, fitting.algorithm())?.is_none() {
-                continue;
+        let mut fewest = (decision.bytes_before, Encoding::Float);
+        for wish in wishes(site, fitting.scales(), fitting.emit(), fitting.algorithm()) {
+            let Some((encoding, _)) = reached(model, site, wish)? else { continue };
+            let bytes = encoding.bytes(site.k, site.n).unwrap_or(decision.bytes_before);
+            if bytes < fewest.0 {
+                fewest = (bytes, encoding);
             }
-            let mut fewest = (decision.bytes_before, Encoding::Float);
-            for wish in wishes(site, fitting.scales(), fitting.emit(), fitting.algorithm()) {
-                let Some((encoding, _)) = reached(model, site, wish)? else { continue };
-                let bytes = encoding.bytes(site.k, site.n).unwrap_or(decision.bytes_before);
-                if bytes < fewest.0 {
-                    fewest = (bytes, encoding);
-                }
-            }
-            usage.encoding = fewest.1;
         }
-        decision.recount();
+        set(&mut least, (at, number), fewest.1);
+        set(&mut finest, (at, number), Encoding::Float);
+    }
+    let most = most_bytes(model, known, plan, budget, notes)?;
+    if !finest.changes_anything() && size(model, known, &finest, notes)? <= most {
+        let what = format!("holds the whole model, {} bytes: nothing has to be quantized", model.size());
+        return Err(Error::caller("the budget", what).help("--target-size or --target-bpw with less"));
     }
     let smallest = size(model, known, &least, notes)?;
-    if smallest <= most_bytes(model, known, plan, budget, notes)? {
+    if smallest <= most {
         return Ok(());
     }
     Err(too_small(model, known, plan, budget, smallest, notes)?)

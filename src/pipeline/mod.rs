@@ -229,10 +229,6 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
         return Err(Error::interrupted());
     }
     let kept_all = !plan.changes_anything();
-    if let (true, Some(Budget::Size(_) | Budget::BitsPerWeight(_))) = (kept_all, budget) {
-        let what = format!("holds the whole model, {} bytes: nothing has to be quantized", model.size());
-        return Err(Error::caller("the budget", what).help("--target-size or --target-bpw with less"));
-    }
     let mut report = notes.written(&plan, &written, judged, fitted);
     report.warnings.extend(repeated);
     report.warnings.extend(costs.as_ref().and_then(Costs::warning));
@@ -370,7 +366,7 @@ fn same_inputs(original: &Model, rewritten: &Model) -> Result<()> {
 /// Refuses a result of efq in the place of its original.
 fn not_swapped(original: &Model, rewritten: &Model) -> Result<()> {
     let is_result =
-        |model: &Model| model.proto.metadata_props.iter().any(|entry| entry.key().starts_with("efq."));
+        |model: &Model| graph::quantized(model).is_some_and(|found| found.form == QuantizedForm::Efq);
     if is_result(original) && !is_result(rewritten) {
         let what = "was written by efq, the model after it was not";
         return Err(
