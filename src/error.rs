@@ -16,6 +16,8 @@ pub enum Kind {
     Caller,
     /// Well-formed, but efq cannot do it.
     Unsupported,
+    /// A weight has other values than its plan takes it to have.
+    Unforeseen,
     /// The user asked to stop.
     Interrupted,
 }

@@ -1261,6 +1261,78 @@ fn numbers_of_every_size() {
     }
 }
 
+/// Without samples to fit to, a weight is looked at while it is written. The plan is that of a look before.
+#[test]
+fn weights_that_are_read_once_are_planned_by_their_values() {
+    let scaled = |factor: f32| noise(4096, 3).into_iter().map(|value| value * factor).collect::<Vec<f32>>();
+    let mut broken = noise(4096, 3);
+    broken[130] = f32::NAN;
+    for (what, values) in
+        [("ordinary", scaled(1.0)), ("fine", scaled(1e-7)), ("wide", scaled(1e7)), ("broken", broken)]
+    {
+        let net = network()
+            .floats("other", &[64, 64], &values)
+            .node("MatMul", "more", &["rows", "other"], &["z"], vec![])
+            .output("z", DataType::Float, &["length", "64"]);
+        for algorithm in ["rtn", "percentile", "search"] {
+            for emit in ["qdq", "matmulnbits"] {
+                let asked = ["--algorithm", algorithm, "--emit", emit, "--plan", "done.json"];
+                let (folder, model) = rewritten(&net, &asked);
+                let dry = ["rewrite", "m.onnx", "-p", "high_compression", "--dry-run"];
+                let asked = ["--algorithm", algorithm, "--emit", emit, "--plan", "dry.json"];
+                done(&folder.efq(&[&dry[..], &asked].concat()));
+                let case = format!("{what} {algorithm} {emit}");
+                let plan: Value = serde_json::from_slice(&folder.read("done.json")).unwrap();
+                assert_eq!(
+                    plan,
+                    serde_json::from_slice::<Value>(&folder.read("dry.json")).unwrap(),
+                    "{case}"
+                );
+                assert_eq!(names(&model).contains(&"other"), what == "broken", "{case}");
+            }
+        }
+    }
+    // A plan of another model of the same form is told to be one.
+    let folder = Folder::new();
+    let net = |values: &[f32]| {
+        Net::linear(64, 64).with(|graph| graph.initializer.clear()).floats("w", &[64, 64], values)
+    };
+    net(&noise(4096, 3)).save(&folder.join("m.onnx"));
+    let dry = [
+        "rewrite",
+        "m.onnx",
+        "-p",
+        "high_compression",
+        "--algorithm",
+        "rtn",
+        "--dry-run",
+        "--plan",
+        "p.json",
+    ];
+    done(&folder.efq(&dry));
+    let broken = net(&[f32::INFINITY; 4096]);
+    broken.save(&folder.join("b.onnx"));
+    let digest = blake3::hash(&broken.bytes()).to_hex();
+    let mut plan: Value = serde_json::from_slice(&folder.read("p.json")).unwrap();
+    plan["model_blake3"] = digest.as_str().into();
+    folder.write("p.json", plan.to_string().as_bytes());
+    let run = folder.efq(&[
+        "rewrite",
+        "b.onnx",
+        "-p",
+        "high_compression",
+        "--from-plan",
+        "p.json",
+        "-o",
+        "o.onnx",
+        "--validate",
+        "never",
+    ]);
+    assert_eq!(run.code, Some(2), "{run:?}");
+    let told = "'w': holds a value that is not finite at [0,0], which its plan did not foresee";
+    assert!(run.err.contains(told), "{run:?}");
+}
+
 #[test]
 fn half_precision_layers_stay_half_precision() {
     let net = Net::new()

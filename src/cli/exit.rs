@@ -24,7 +24,7 @@ pub(super) enum Exit {
 impl Exit {
     pub(super) fn of(error: &Error) -> Self {
         match error.kind() {
-            Kind::Caller => Exit::Usage,
+            Kind::Caller | Kind::Unforeseen => Exit::Usage,
             Kind::Io | Kind::Format | Kind::Limit | Kind::Unsupported => Exit::Input,
             Kind::Interrupted => Exit::Interrupted,
         }

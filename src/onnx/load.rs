@@ -9,6 +9,7 @@ use prost::Message as _;
 
 use super::check::check;
 use super::constants::plain_constants;
+use super::digest::Digest;
 use super::external::{SideFiles, map_file};
 use super::inline::inline;
 use super::model::{Checked, Model, Source};
@@ -135,13 +136,15 @@ fn decode(bytes: Bytes, path: Option<&Path>) -> Result<Model> {
         }
         Ok::<_, Error>(())
     })?;
+    let sides = side.contents();
+    let digest = Arc::new(Digest::of([&bytes].into_iter().chain(&sides).cloned()));
     let source = Source {
         path: path.map(Path::to_owned).unwrap_or_default(),
         bytes,
         side_paths: side.paths(),
-        sides: side.contents(),
+        sides,
         unknown,
-        digest: Arc::default(),
+        digest,
     };
     Ok(Model { proto, source })
 }

@@ -6,6 +6,7 @@
 
 mod check;
 mod constants;
+mod digest;
 mod encode;
 mod external;
 mod inline;
@@ -21,6 +22,7 @@ pub mod walk;
 mod wire;
 
 pub use check::{check, node_subject};
+pub use digest::Digest;
 pub use encode::LazyPart;
 pub(crate) use external::map_file;
 pub use inline::{function_stays, inline_all};

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::digest::Digest;
 use super::proto::{GraphProto, ModelProto};
 use super::wire::UnknownField;
 
@@ -29,21 +30,7 @@ pub(super) struct Source {
     pub(super) side_paths: Vec<PathBuf>,
     pub(super) sides: Vec<Bytes>,
     pub(super) unknown: Vec<UnknownField>,
-    /// Digest of the files, once it is known.
-    pub(super) digest: Arc<OnceLock<String>>,
-}
-
-impl Source {
-    fn digest(&self) -> &str {
-        self.digest.get_or_init(|| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(&self.bytes);
-            for side in &self.sides {
-                hasher.update(side);
-            }
-            hasher.finalize().to_hex().to_string()
-        })
-    }
+    pub(super) digest: Arc<Digest>,
 }
 
 impl Model {
@@ -85,14 +72,12 @@ impl Model {
 
     /// BLAKE3 of the `.onnx` file, followed by its side files in the order of their paths, as lower-case hex.
     pub fn digest(&self) -> &str {
-        self.source.digest()
+        self.source.digest.hex()
     }
 
-    /// Begins with [`Self::digest`] on a thread of its own, so that it is known when it is asked for.
-    pub fn digest_ahead(&self) {
-        let source = self.source.clone();
-        // Without a thread it is computed when it is asked for.
-        let _ = std::thread::Builder::new().spawn(move || source.digest().len());
+    /// To be told which weights are read, so that [`Self::digest`] need not read them again.
+    pub fn reading(&self) -> Arc<Digest> {
+        Arc::clone(&self.source.digest)
     }
 
     /// Version of the default operator set, 0 if the model imports none.

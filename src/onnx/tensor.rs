@@ -3,6 +3,7 @@
 //! Storage rules: `TensorProto` in `proto/onnx-ml.proto`.
 
 use bytes::Bytes;
+use half::{f16, slice::HalfFloatSliceExt as _};
 
 use super::proto::TensorProto;
 use crate::error::{Error, Result};
@@ -194,8 +195,10 @@ pub fn floats(tensor: &TensorProto) -> Option<Vec<f32>> {
     Some(match data_type(tensor)? {
         DataType::Float => bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect(),
         DataType::Double => bytes.as_chunks::<8>().0.iter().map(|c| f64::from_le_bytes(*c) as f32).collect(),
+        // Converted as a whole: `half` looks for the fast instruction on every call.
         DataType::Float16 => {
-            bytes.as_chunks::<2>().0.iter().map(|c| half::f16::from_le_bytes(*c).to_f32()).collect()
+            let halves: Vec<f16> = bytes.as_chunks().0.iter().map(|c| f16::from_le_bytes(*c)).collect();
+            halves.to_f32_vec()
         }
         DataType::Bfloat16 => {
             bytes.as_chunks::<2>().0.iter().map(|c| half::bf16::from_le_bytes(*c).to_f32()).collect()

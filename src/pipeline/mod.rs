@@ -25,7 +25,7 @@ use crate::limits;
 use crate::onnx::save::{stage, stage_copy};
 use crate::onnx::{Checked, Model, SaveOptions, Staged, check_target, load};
 use crate::opset::Raised;
-use crate::plan::{Decision, Plan, choose, share};
+use crate::plan::{Decision, Plan, choose, choose_unseen, share};
 use crate::progress::Progress;
 use crate::report::{Report, Validation};
 use crate::rewrite::{Errors, Rewritten, check, rewrite as carry_out, verify};
@@ -150,9 +150,24 @@ impl Done {
 /// and no output is left unless [`RewriteOptions::keep_output`] asks for it.
 pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done> {
     refuse_unread(options)?;
+    // Weights that are written as they are planned are read once: what their values forbid is seen then, and planned for.
+    let is_direct = options.output.is_some() && options.plan.is_none() && budget::asked(options).is_none();
+    if is_direct && !options.settings.algorithm.wants_statistics() {
+        match rewrite_planned(options, choose_unseen, progress) {
+            Err(error) if error.kind() == Kind::Unforeseen => {}
+            done => return done,
+        }
+    }
+    rewrite_planned(options, choose, progress)
+}
+
+fn rewrite_planned(
+    options: &RewriteOptions,
+    choose: impl Fn(&Model, &str, &Inventory, &Settings) -> Result<Plan>,
+    progress: &dyn Progress,
+) -> Result<Done> {
     progress.stage("reading", 1);
     let mut model = load(&options.input)?;
-    model.digest_ahead();
     let frozen =
         if options.freeze_inputs && model.proto.ir_version() >= 4 { model.freeze_inputs() } else { 0 };
     if let Some(target) = &options.output {

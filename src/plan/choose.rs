@@ -9,7 +9,7 @@ use crate::onnx::{Model, tensor};
 use crate::preset::{Store, nearest};
 use crate::quant::{Bits, Emit, PackedRows, Scheme};
 use crate::role::Role;
-use crate::sensitivity::{Reach, reach};
+use crate::sensitivity::{Candidate, Reach, expected, reach};
 use crate::settings::{Rule, Settings};
 
 /// The largest block of a 4-bit table.
@@ -30,9 +30,40 @@ fn overhead(encoding: Encoding) -> u64 {
 /// [`crate::error::Kind::Caller`] when a rule that must match matches nothing, or asks for what a weight
 /// cannot be.
 pub fn choose(model: &Model, digest: &str, inventory: &Inventory, settings: &Settings) -> Result<Plan> {
+    choose_by(reach, model, digest, inventory, settings)
+}
+
+/// As [`choose`], without a look at the linear weights: they are taken to be ordinary. Who writes them finds out, see
+/// [`crate::error::Kind::Unforeseen`].
+///
+/// # Errors
+/// As [`choose`].
+pub fn choose_unseen(
+    model: &Model,
+    digest: &str,
+    inventory: &Inventory,
+    settings: &Settings,
+) -> Result<Plan> {
+    let most_likely: Look = |model, site, candidate| match expected(site, candidate) {
+        Some(found) => Ok(found),
+        None => reach(model, site, candidate),
+    };
+    choose_by(most_likely, model, digest, inventory, settings)
+}
+
+/// Says whether a weight can be stored in a form.
+type Look = fn(&Model, &Site, Candidate) -> Result<Reach>;
+
+fn choose_by(
+    look: Look,
+    model: &Model,
+    digest: &str,
+    inventory: &Inventory,
+    settings: &Settings,
+) -> Result<Plan> {
     let index = Index::new(model.graph(), model.proto.ir_version());
     let mut chooser =
-        Chooser { model, index, inventory, settings, matched: vec![false; settings.rules.len()] };
+        Chooser { look, model, index, inventory, settings, matched: vec![false; settings.rules.len()] };
     let mut decisions = Vec::with_capacity(inventory.weights.len());
     for weight in &inventory.weights {
         decisions.push(chooser.decide(weight)?);
@@ -62,6 +93,7 @@ pub fn tied_bytes(plan: &Plan) -> u64 {
 }
 
 pub(super) struct Chooser<'a> {
+    look: Look,
     pub(super) model: &'a Model,
     pub(super) index: Index<'a>,
     inventory: &'a Inventory,
@@ -229,7 +261,7 @@ impl Chooser<'_> {
     /// Brings a wish to what the values allow: finite ones only, and scales of a type that holds them.
     fn within_reach(&self, site: &Site, (wish, reason): (Encoding, String)) -> Result<(Encoding, String)> {
         let Some((candidate, algorithm)) = wish.candidate() else { return Ok((wish, reason)) };
-        Ok(match reach(self.model, site, candidate)? {
+        Ok(match (self.look)(self.model, site, candidate)? {
             Reach::Fits(candidate) => (Encoding::of(candidate, algorithm), reason),
             Reach::NotFinite(row, column) => {
                 (Encoding::Float, format!("a value that is not finite at [{row},{column}]"))

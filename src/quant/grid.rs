@@ -1,6 +1,6 @@
 //! Scales and zero points of a matrix, before codes are chosen.
 
-use half::f16;
+use half::{f16, slice::HalfFloatSliceExt};
 
 use super::{
     pack::pack_nibbles,
@@ -52,9 +52,12 @@ impl Grid {
     /// The scales as stored, little-endian.
     pub fn scale_bytes(&self, storage: ScaleStorage) -> Vec<u8> {
         match storage {
-            ScaleStorage::F32 => self.scales.iter().flat_map(|scale| scale.to_le_bytes()).collect(),
+            ScaleStorage::F32 => le_bytes(&self.scales, |scale| scale.to_le_bytes()),
             ScaleStorage::F16 => {
-                self.scales.iter().flat_map(|&scale| f16::from_f32(scale).to_le_bytes()).collect()
+                // Converted as a whole: `half` looks for the fast instruction on every call.
+                let mut halves = vec![f16::ZERO; self.scales.len()];
+                halves.convert_from_f32_slice(&self.scales);
+                le_bytes(&halves, |scale| scale.to_le_bytes())
             }
             // Two's complement: the same byte for both signs of storage.
             ScaleStorage::Byte => {
@@ -75,6 +78,13 @@ impl Grid {
             Bits::Eight => codes,
         })
     }
+}
+
+/// The bytes of each value, one behind the other, in a loop that vectorizes.
+fn le_bytes<T: Copy, const SIZE: usize>(values: &[T], bytes: impl Fn(T) -> [u8; SIZE]) -> Vec<u8> {
+    let mut out = vec![0; values.len() * SIZE];
+    out.as_chunks_mut().0.iter_mut().zip(values).for_each(|(out, value)| *out = bytes(*value));
+    out
 }
 
 /// The multiple of `unit`, by 1 to `most`, that is nearest to `scale`, with its sign.

@@ -153,6 +153,18 @@ impl<'a> Matrix<'a> {
         self.is_plain().then(|| self.run(self.index(row, columns.start), columns.len()))
     }
 
+    /// The stored bytes of some rows; `None` where they do not lie one behind the other.
+    ///
+    /// # Panics
+    /// When the rows leave the matrix.
+    pub fn stored_rows(&self, rows: Range<usize>) -> Option<&'a [u8]> {
+        let Layout { n, k_stride, n_stride, .. } = self.layout;
+        assert!(rows.end <= self.k());
+        let size = self.element.bytes();
+        (n_stride == 1 && k_stride == n)
+            .then(|| &self.bytes[self.index(rows.start, 0) * size..self.index(rows.end, 0) * size])
+    }
+
     fn index(&self, row: usize, column: usize) -> usize {
         self.layout.offset + row * self.layout.k_stride + column * self.layout.n_stride
     }

@@ -31,7 +31,7 @@ pub use matrix::{Element, Layout, Matrix};
 pub use nbits::NBits;
 pub use pack::pack_nibbles;
 pub use packed::PackedRows;
-pub use quantize::{Quantized, measure, quantize};
+pub use quantize::{Quantized, measure, quantize, quantize_surveyed};
 pub use rows::{QuantizedRows, quantize_rows, row_scheme};
 pub use scheme::{BLOCKS, Bits, Emit, ScaleStorage, Scheme};
 pub use survey::{Survey, byte_scales_fit, fp16_scales_fit, survey};

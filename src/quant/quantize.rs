@@ -12,6 +12,7 @@ use super::{
     pack::PackNibbles,
     scheme::{Bits, ScaleStorage, Scheme},
     simd::Simd,
+    survey::{Survey, survey},
 };
 
 /// A block-quantized `[K,N]` weight as ONNX stores it, of the type that [`Scheme`] names.
@@ -34,7 +35,21 @@ pub struct Quantized {
 ///
 /// The bytes do not depend on the number of threads nor on the machine.
 pub fn quantize(matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Quantized {
-    quantize_on(Simd::detect(), matrix, scheme, algorithm)
+    quantize_surveyed(matrix, scheme, algorithm, |_| {}).0
+}
+
+/// [`quantize`] and [`survey`](super::survey()) with the block of the scheme, in one reading of values that are finite. There
+/// is no survey for [`ScaleStorage::Byte`], which takes two.
+///
+/// `read` is told of stored bytes that have just been read and lie in the cache: of each part of a matrix whose rows are
+/// stored one behind the other, once.
+pub fn quantize_surveyed(
+    matrix: &Matrix,
+    scheme: Scheme,
+    algorithm: Algorithm,
+    read: impl Fn(&[u8]) + Sync,
+) -> (Quantized, Option<Survey>) {
+    quantize_on(Simd::detect(), matrix, scheme, algorithm, read)
 }
 
 /// The error that [`quantize`] would report.
@@ -42,7 +57,13 @@ pub fn measure(matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> WeightE
     quantize(matrix, scheme, algorithm).error
 }
 
-pub(super) fn quantize_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Quantized {
+pub(super) fn quantize_on(
+    simd: Simd,
+    matrix: &Matrix,
+    scheme: Scheme,
+    algorithm: Algorithm,
+    read: impl Fn(&[u8]) + Sync,
+) -> (Quantized, Option<Survey>) {
     let (k, n) = (matrix.k(), matrix.n());
     // Whole units need the largest scale of the tensor before any code is chosen; else a tile is read once.
     let at_once = scheme.scales != ScaleStorage::Byte;
@@ -60,13 +81,22 @@ pub(super) fn quantize_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm
         .par_chunks_mut(scheme.bits.bytes(blocks * scheme.block * n).max(1))
         .zip(grid.scales.par_chunks_mut((blocks * n).max(1)))
         .zip(grid.zeros.par_chunks_mut((blocks * n).max(1)));
-    let errors = tasks.enumerate().map_init(Scratch::default, |scratch, (task, ((out, scales), zeros))| {
-        encoder.blocks(task * blocks, scratch, out, (scales, zeros))
+    let done = tasks.enumerate().map_init(Scratch::default, |scratch, (task, ((out, scales), zeros))| {
+        let first = task * blocks * scheme.block;
+        matrix.stored_rows(first..k.min(first + blocks * scheme.block)).into_iter().for_each(&read);
+        let error = encoder.blocks(task * blocks, scratch, out, (scales, zeros));
+        (error, scratch.fitter.take_extent().ends())
     });
     // Collected before adding: the sum must not depend on which thread was first.
-    let error = errors.collect::<Vec<_>>().into_iter().sum();
+    let (errors, extents): (Vec<WeightError>, Vec<(f32, f32)>) = done.unzip();
+    let error: WeightError = errors.into_iter().sum();
+    // Whatever is not finite leaves no finite sum of squares.
+    let seen = at_once.then(|| match error.squared_signal.is_finite() {
+        true => extents.into_iter().map(Survey::of_extent).fold(Survey::EMPTY, Survey::and),
+        false => survey(matrix, scheme.block),
+    });
     let (scales, zero_points) = (grid.scale_bytes(scheme.scales), grid.zero_point_bytes(scheme));
-    Quantized { codes, scales, zero_points, unit: grid.unit, error }
+    (Quantized { codes, scales, zero_points, unit: grid.unit, error }, seen)
 }
 
 /// Buffers of one thread.

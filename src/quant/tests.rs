@@ -1,5 +1,7 @@
 //! Properties of the whole room: what is written, read back, is what was measured.
 
+use std::sync::Mutex;
+
 use half::f16;
 use proptest::prelude::*;
 
@@ -171,10 +173,34 @@ proptest! {
             prop_assert_eq!(&quantize(&strided, scheme, algorithm), &expected);
             let rows = quantize_rows(&matrix, scheme.scales.of_rows(), algorithm);
             for simd in Simd::available() {
-                prop_assert_eq!(&quantize_on(simd, &matrix, scheme, algorithm), &expected);
+                prop_assert_eq!(&quantize_on(simd, &matrix, scheme, algorithm, |_| {}).0, &expected);
                 prop_assert_eq!(&quantize_rows_on(simd, &matrix, scheme.scales.of_rows(), algorithm), &rows);
             }
         }
+    }
+
+    #[test]
+    fn one_reading_quantizes_and_surveys(
+        scheme in any_scheme(), k in 1_usize..80, n in 1_usize..300, seed: u32, exponent in -130_i32..110,
+        odd in prop::option::of((any::<usize>(), prop::sample::select(&[f32::NAN, f32::INFINITY, -1e38, 1e-40]))),
+    ) {
+        let mut original: Vec<f32> = values(k, n, seed).iter().map(|v| v * 2_f32.powi(exponent)).collect();
+        if let Some((at, value)) = odd {
+            original[at % (k * n)] = value;
+        }
+        let raw = bytes(&original);
+        let matrix = Matrix::new(&raw, Element::F32, Layout::row_major(k, n)).unwrap();
+        for algorithm in ALGORITHMS {
+            let told = Mutex::new(vec![0; raw.len()]);
+            let (_, seen) = quantize_surveyed(&matrix, scheme, algorithm, |read| {
+                let start = read.as_ptr().addr() - raw.as_ptr().addr();
+                told.lock().unwrap()[start..start + read.len()].iter_mut().for_each(|times| *times += 1);
+            });
+            let wanted = (scheme.scales != ScaleStorage::Byte).then(|| survey(&matrix, scheme.block));
+            prop_assert_eq!(seen, wanted);
+            prop_assert!(told.into_inner().unwrap().iter().all(|times| *times == 1));
+        }
+        prop_assert_eq!(matrix.transposed().stored_rows(0..n).is_some(), k == 1 && n == 1);
     }
 
     #[test]

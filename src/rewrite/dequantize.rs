@@ -3,11 +3,12 @@
 use super::edit::Edit;
 use super::linear::Wish;
 use super::{code_type, scale_type};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::graph::{Site, Values};
 use crate::onnx::node;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::quant::{Quantized, ScaleStorage, quantize};
+use crate::quant::{Quantized, ScaleStorage, quantize_surveyed};
+use crate::sensitivity::{Candidate, Reach, reach_of};
 
 /// Domain that keeps a node out of the raising of the operator set: it is of the new one already.
 pub(super) const PENDING: &str = "efq.pending";
@@ -38,7 +39,7 @@ pub(super) fn dequantize(
     }
     let unit = (scheme.scales == ScaleStorage::Byte).then(|| edit.name(&format!("{weight}_scale_unit")));
     parts.extend(unit.iter().map(|unit| (unit.clone(), DataType::Float, vec![])));
-    promise(edit, site, parts, wish, key, |made| {
+    promise(edit, site, weight, parts, wish, key, |made| {
         let unit = made.unit.map(|unit| unit.to_le_bytes().to_vec());
         [Some(made.codes), Some(made.scales), made.zero_points, unit].into_iter().flatten().collect()
     })?;
@@ -73,6 +74,7 @@ pub(super) fn dequantize(
 pub(super) fn promise(
     edit: &mut Edit<'_>,
     site: &Site,
+    weight: &str,
     parts: Vec<(String, DataType, Vec<usize>)>,
     wish: Wish<'_>,
     key: (usize, usize),
@@ -82,17 +84,38 @@ pub(super) fn promise(
     let values = Values::of(edit.model, site)?;
     let errors = edit.errors.clone();
     let fitted = fitted.map(|fitted| fitted.quantized.clone());
+    let (reading, site_here, weight) = (edit.model.reading(), site.clone(), weight.to_owned());
     edit.promise(
         site.at.node,
         parts,
         Box::new(move || {
             let made = match &fitted {
                 Some(made) => made.clone(),
-                None => quantize(&values.matrix()?, scheme, algorithm),
+                None => {
+                    let note = |bytes: &[u8]| reading.note(bytes);
+                    let (made, seen) = quantize_surveyed(&values.matrix()?, scheme, algorithm, note);
+                    let planned = Candidate::Blocks(scheme);
+                    match seen.map(|seen| reach_of(&seen, &site_here, planned)) {
+                        Some(found) if found != Reach::Fits(planned) => {
+                            return Err(unforeseen(&weight, found));
+                        }
+                        _ => made,
+                    }
+                }
             };
             errors.push(key.0, key.1, made.error);
             Ok(payloads(made))
         }),
     );
     Ok(())
+}
+
+/// The values of `weight` do not allow the form that the plan gives it.
+fn unforeseen(weight: &str, found: Reach) -> Error {
+    let what = match found {
+        Reach::NotFinite(row, column) => format!("holds a value that is not finite at [{row},{column}]"),
+        Reach::ScalesTooFine | Reach::Fits(_) => "needs scales that float16 does not hold".to_owned(),
+    };
+    Error::new(Kind::Unforeseen, format!("'{weight}'"), format!("{what}, which its plan did not foresee"))
+        .help("make the plan again with `efq rewrite --dry-run --plan FILE`")
 }

@@ -96,7 +96,7 @@ fn product(
         parts.push((zero_points.clone(), DataType::Uint8, vec![n, scheme.nbits_zeros(k)]));
         inputs.push(zero_points);
     }
-    promise(edit, site, parts, wish, key, move |made| {
+    promise(edit, site, weight, parts, wish, key, move |made| {
         let made = NBits::of(&made, scheme, k, n);
         [Some(made.codes), Some(made.scales), made.zero_points].into_iter().flatten().collect()
     })?;

@@ -15,7 +15,7 @@ use crate::progress::Progress;
 use crate::quant::{Algorithm, PackedRows, ScaleStorage, Scheme, WeightError, measure, quantize_rows};
 
 pub use decoded::{decoded, decoded_blocks};
-pub use reach::{Reach, reach};
+pub use reach::{Reach, expected, reach, reach_of};
 
 /// A way to store the weight of a site.
 #[derive(Debug, Clone, Copy, PartialEq)]

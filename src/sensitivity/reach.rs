@@ -6,7 +6,7 @@ use crate::graph::{Site, Values};
 use crate::onnx::Model;
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::quant::{
-    Emit, PackedRows, ScaleStorage, Scheme, byte_scales_fit, fp16_scales_fit, row_scheme, survey,
+    Emit, PackedRows, ScaleStorage, Scheme, Survey, byte_scales_fit, fp16_scales_fit, row_scheme, survey,
 };
 
 /// What a look at the values of a weight says of a candidate.
@@ -25,7 +25,6 @@ pub enum Reach {
 /// # Errors
 /// [`crate::error::Kind::Format`] when the weight cannot be read.
 pub fn reach(model: &Model, site: &Site, candidate: Candidate) -> Result<Reach> {
-    let half = site.operand.delivered == DataType::Float16;
     let values = Values::of(model, site)?;
     let (matrix, scheme) = match candidate {
         Candidate::Blocks(scheme) => (values.matrix()?, scheme),
@@ -33,33 +32,51 @@ pub fn reach(model: &Model, site: &Site, candidate: Candidate) -> Result<Reach> 
         Candidate::PackedRows(format) => (values.matrix()?.transposed(), format.scheme()),
         Candidate::Rows(scales) => (values.matrix()?.transposed(), row_scheme(site.n, scales)),
     };
-    let seen = survey(&matrix, scheme.block);
+    Ok(reach_of(&survey(&matrix, scheme.block), site, candidate))
+}
+
+/// What [`reach`] most likely says, without a look: the blocks of a linear have ordinary values. `None` where a look is
+/// needed in any case. Whoever quantizes on the word of it holds it against [`reach_of`] what was found.
+pub fn expected(site: &Site, candidate: Candidate) -> Option<Reach> {
+    const ORDINARY: Survey = Survey { first_non_finite: None, max_abs: 1.0, least_block_max: 1.0 };
+    match candidate {
+        Candidate::Blocks(scheme) if scheme.scales != ScaleStorage::Byte => {
+            Some(reach_of(&ORDINARY, site, candidate))
+        }
+        _ => None,
+    }
+}
+
+/// What `seen`, a survey of the weight of `site`, says of `candidate`.
+pub fn reach_of(seen: &Survey, site: &Site, candidate: Candidate) -> Reach {
+    let half = site.operand.delivered == DataType::Float16;
     if let Some((row, column)) = seen.first_non_finite {
-        return Ok(match candidate {
+        return match candidate {
             Candidate::Blocks(_) => Reach::NotFinite(row, column),
             Candidate::PackedRows(_) | Candidate::Rows(_) => Reach::NotFinite(column, row),
-        });
+        };
     }
-    let wanted = match scheme.emit {
+    let (wanted, fit) = match candidate {
+        Candidate::Blocks(scheme) => (scheme.scales, fp16_scales_fit(seen, scheme)),
+        Candidate::PackedRows(format) => (format.scales, format.fp16_scales_fit(seen)),
+        Candidate::Rows(scales) => (scales, fp16_scales_fit(seen, row_scheme(site.n, scales))),
+    };
+    let wanted = match candidate {
         _ if half => ScaleStorage::F16,
         // MatMulNBits takes scales of the type of the activation only.
-        Emit::MatMulNBits => ScaleStorage::F32,
-        Emit::Qdq => scheme.scales,
-    };
-    let fit = match candidate {
-        Candidate::PackedRows(format) => format.fp16_scales_fit(&seen),
-        _ => fp16_scales_fit(&seen, scheme),
+        Candidate::Blocks(Scheme { emit: Emit::MatMulNBits, .. }) => ScaleStorage::F32,
+        _ => wanted,
     };
     let storage = match wanted {
         ScaleStorage::F16 if fit => ScaleStorage::F16,
-        ScaleStorage::F16 if half => return Ok(Reach::ScalesTooFine),
-        ScaleStorage::Byte if byte_scales_fit(&seen) => ScaleStorage::Byte,
+        ScaleStorage::F16 if half => return Reach::ScalesTooFine,
+        ScaleStorage::Byte if byte_scales_fit(seen) => ScaleStorage::Byte,
         ScaleStorage::Byte if fit => ScaleStorage::F16,
         _ => ScaleStorage::F32,
     };
-    Ok(Reach::Fits(match candidate {
+    Reach::Fits(match candidate {
         Candidate::Blocks(scheme) => Candidate::Blocks(Scheme { scales: storage, ..scheme }),
         Candidate::PackedRows(format) => Candidate::PackedRows(PackedRows { scales: storage, ..format }),
         Candidate::Rows(_) => Candidate::Rows(storage),
-    }))
+    })
 }

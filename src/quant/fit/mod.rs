@@ -99,9 +99,45 @@ struct Scratch {
 pub(super) struct Fitter {
     panel: Panel,
     magnitudes: Vec<f32>,
+    extent: Extent,
+}
+
+/// The extremes, over some columns, of the largest magnitude of a column that is not all zero.
+pub(super) struct Extent {
+    least: Lanes,
+    most: Lanes,
+}
+
+impl Default for Extent {
+    fn default() -> Self {
+        Self { least: [f32::INFINITY; LANES], most: [0.0; LANES] }
+    }
+}
+
+impl Extent {
+    #[inline(always)]
+    fn add(&mut self, panel: &Panel) {
+        for l in 0..LANES {
+            let magnitude = panel.magnitude(l);
+            let nonzero = if magnitude > 0.0 { magnitude } else { f32::INFINITY };
+            self.least[l] = if nonzero < self.least[l] { nonzero } else { self.least[l] };
+            self.most[l] = if magnitude > self.most[l] { magnitude } else { self.most[l] };
+        }
+    }
+
+    /// The least, infinite where all is zero, and the largest.
+    pub fn ends(&self) -> (f32, f32) {
+        let least = self.least.iter().copied().fold(f32::INFINITY, f32::min);
+        (least, self.most.iter().copied().fold(0.0, f32::max))
+    }
 }
 
 impl Fitter {
+    /// The extent of what was fitted since this was asked last.
+    pub fn take_extent(&mut self) -> Extent {
+        std::mem::take(&mut self.extent)
+    }
+
     /// Chooses a scale and a zero point for every column of `tile`, which is one block high.
     pub fn fit(
         &mut self,
@@ -111,8 +147,8 @@ impl Fitter {
         algorithm: Algorithm,
         (scales, zeros): (&mut [f32], &mut [f32]),
     ) {
-        let Self { panel, magnitudes } = self;
-        simd.run(FitTile { tile, panel, levels, algorithm, magnitudes, scales, zeros });
+        let Self { panel, magnitudes, extent } = self;
+        simd.run(FitTile { tile, panel, extent, levels, algorithm, magnitudes, scales, zeros });
     }
 }
 
@@ -127,6 +163,7 @@ struct Choice {
 struct FitTile<'a> {
     tile: &'a [f32],
     panel: &'a mut Panel,
+    extent: &'a mut Extent,
     levels: &'a Levels,
     algorithm: Algorithm,
     magnitudes: &'a mut Vec<f32>,
@@ -143,6 +180,7 @@ impl Kernel for FitTile<'_> {
         let slots = self.scales.chunks_mut(LANES).zip(self.zeros.chunks_mut(LANES));
         for (start, (scales, zeros)) in (0..).step_by(LANES).zip(slots) {
             self.panel.measure(self.tile, width, start, scales.len());
+            self.extent.add(self.panel);
             let choice = match self.algorithm {
                 Algorithm::Rtn => rtn::fit(self.panel, self.levels),
                 Algorithm::Percentile { percent } => {

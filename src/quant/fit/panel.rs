@@ -116,6 +116,12 @@ impl Panel {
         if self.max[l] > -self.min[l] { self.max[l] } else { -self.min[l] }
     }
 
+    /// Largest magnitude of each column, in the unit of the matrix.
+    #[inline(always)]
+    pub fn magnitude(&self, l: usize) -> f32 {
+        self.max_abs(l) * self.unit[l]
+    }
+
     /// The scales nearest to `scale` that may be stored with these zero points: within the bounds that
     /// [`fp16_scales_fit`](super::super::fp16_scales_fit) promises, without overflow of any decoded value, rounded to the
     /// storage.
