@@ -76,7 +76,17 @@ fn parts(criterion: &mut Criterion) {
         for (name, steps) in steps {
             group.bench_function(format!("codes, {name}"), |bencher| {
                 bencher.iter(|| {
-                    compensate(&weight, &weight, n, 0..n, &start, scheme, black_box(&prepared), steps, &Silent)
+                    compensate(
+                        &weight,
+                        &weight,
+                        n,
+                        0..n,
+                        &start,
+                        scheme,
+                        black_box(&prepared),
+                        steps,
+                        &Silent,
+                    )
                 });
             });
         }

@@ -7,7 +7,7 @@ use super::args::{GateArgs, General};
 use super::exit::Exit;
 use super::tell;
 use crate::error::{Error, Result};
-use crate::onnx::save::write_text;
+use crate::onnx::staged::write_text;
 use crate::report::{Report, Validation, markdown, text};
 use crate::validate::Outcome;
 

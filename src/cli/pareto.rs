@@ -9,7 +9,7 @@ use super::{paths, tell};
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::onnx::find;
-use crate::onnx::save::write_text;
+use crate::onnx::staged::write_text;
 use crate::pipeline::{ParetoOptions, pareto};
 use crate::report::to_json;
 

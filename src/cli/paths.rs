@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Kind, Result};
-use crate::onnx::save::side_path;
+use crate::onnx::staged::side_path;
 use crate::onnx::{check_file, check_target, files};
 
 /// Refuses a write that is one of the reads, a file of one of the `models`, or another write, that exists (without

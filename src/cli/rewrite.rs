@@ -10,7 +10,7 @@ use super::progress::Bars;
 use crate::error::{Error, Result};
 use crate::limits;
 use crate::onnx::find;
-use crate::onnx::save::write_text;
+use crate::onnx::staged::write_text;
 use crate::pipeline::{RewriteOptions, When, rewrite};
 
 pub(super) fn run(args: &Rewrite, general: &General) -> Result<Exit> {

@@ -22,7 +22,7 @@ use nix::sys::signal::Signal;
 use super::args::Limits;
 use super::{Exit, complain, interrupt};
 use crate::engine;
-use crate::onnx::save::{clean_up, mark_staged};
+use crate::onnx::staged::{clean_up, mark_staged};
 
 /// Set for the child: the mark of what it stages, as a hexadecimal number.
 const CHILD: &str = "EFQ_CHILD";

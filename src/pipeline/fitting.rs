@@ -12,7 +12,7 @@ use crate::calibrate::{
 use crate::data::{self, Origin, Sample, Samples};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Inventory;
-use crate::onnx::save::StagedFile;
+use crate::onnx::staged::StagedFile;
 use crate::onnx::{Checked, Model};
 use crate::plan::{FittedTo, Plan};
 use crate::progress::Progress;
