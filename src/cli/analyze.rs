@@ -1,7 +1,8 @@
 //! `efq analyze`.
 
-use super::args::{Analyze, General, WeightAlgorithmArg};
+use super::args::{Analyze, General};
 use super::exit::Exit;
+use super::options::WeightAlgorithmArg;
 use super::progress::Bars;
 use super::tell;
 use crate::error::Result;

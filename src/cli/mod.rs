@@ -8,6 +8,7 @@ mod exit;
 mod explain;
 mod inspect;
 mod interrupt;
+mod options;
 mod outcome;
 mod pareto;
 mod paths;
@@ -18,6 +19,7 @@ mod rewrite;
 #[cfg(unix)]
 mod supervise;
 mod validate;
+mod values;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -3,8 +3,9 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::args::{GateArgs, General};
+use super::args::General;
 use super::exit::Exit;
+use super::options::GateArgs;
 use super::tell;
 use crate::error::{Error, Result};
 use crate::onnx::staged::write_text;
