@@ -25,7 +25,8 @@ const LIMIT: usize = 300_000_000;
 fn four_gigabytes_are_rewritten_within_300_megabytes() {
     let folder = Folder::new();
     let values = noise(SIDE * SIDE, 1);
-    let mut raw: Vec<u8> = values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
+    let mut raw: Vec<u8> =
+        values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect();
     let mut side = std::fs::File::create(folder.join("m.bin")).unwrap();
     let mut net = Net::new().opset(21).ir(10).input("h0", DataType::Float16, &["batch", "4096"]).output(
         &format!("h{WEIGHTS}"),

@@ -238,7 +238,8 @@ pub fn calibrate(
     let mut made = Vec::new();
     for (at, stage) in stages.list.iter().enumerate() {
         let mut reaches = walk.reaches(&stage.cuts)?;
-        runs.visit(&stages, |range, pairs| {
+        let last = at + 1 == stages.list.len();
+        runs.visit(&stages, last, |range, pairs| {
             if progress.cancelled() {
                 return Err(Error::interrupted());
             }

@@ -56,13 +56,14 @@ impl<'a> Runs<'a> {
         Self { samples, batches }
     }
 
-    /// Hands the runs to `work`, batch by batch, each with the numbers of its samples.
+    /// Hands the runs to `work`, batch by batch, each with the numbers of its samples; the `last` visit keeps none.
     ///
     /// # Errors
     /// Those of `work`, and a temporary folder that cannot be written.
     pub fn visit(
         &mut self,
         stages: &Stages,
+        last: bool,
         mut work: impl FnMut(Range<usize>, &mut [Pair]) -> Result<()>,
     ) -> Result<()> {
         let alone = self.batches.len() == 1;
@@ -78,7 +79,11 @@ impl<'a> Runs<'a> {
                 }
             };
             work(range.clone(), &mut pairs)?;
-            *place = if alone { Place::Here(pairs) } else { parked(file, &pairs).map_err(lost)? };
+            if alone {
+                *place = Place::Here(pairs);
+            } else if !last {
+                *place = parked(file, &pairs).map_err(lost)?;
+            }
         }
         Ok(())
     }

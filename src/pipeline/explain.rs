@@ -105,6 +105,7 @@ pub fn explain(options: &ExplainOptions, progress: &dyn Progress) -> Result<Expl
         tensors,
         sum,
         together,
+        warnings: all.remarks,
     })
 }
 

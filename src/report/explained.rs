@@ -32,6 +32,8 @@ pub struct Explanation {
     pub sum: f64,
     /// The error at the output with all of them changed.
     pub together: Option<f64>,
+    /// What a reader should know besides.
+    pub warnings: Vec<String>,
 }
 
 /// What one weight does.
@@ -126,6 +128,9 @@ impl Explanation {
         }
         let _ = writeln!(out, "{}\n", rows.render());
         self.sums(&mut out);
+        for warning in &self.warnings {
+            let _ = writeln!(out, "note: {}", for_terminal(warning));
+        }
         out
     }
 
