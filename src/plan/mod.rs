@@ -20,7 +20,7 @@ use crate::role::Role;
 use crate::sensitivity::Candidate;
 
 pub use budget::{Choice, Limit, totals, within};
-pub use choose::{choose, choose_unseen, tied_bytes};
+pub use choose::{choose, choose_unseen, tied_bytes, unforeseen};
 pub use fitted::FittedTo;
 pub use repair::{Step, raise_to};
 pub use share::{are_twins, share};

@@ -7,8 +7,8 @@ use crate::error::{Error, Kind, Result};
 use crate::graph::{Site, Values};
 use crate::onnx::node;
 use crate::onnx::proto::tensor_proto::DataType;
+use crate::plan::unforeseen;
 use crate::quant::{Quantized, ScaleStorage, quantize_surveyed};
-use crate::sensitivity::{Candidate, Reach, reach_of};
 
 /// Domain that keeps a node out of the raising of the operator set: it is of the new one already.
 pub(super) const PENDING: &str = "efq.pending";
@@ -94,13 +94,11 @@ pub(super) fn promise(
                 None => {
                     let note = |bytes: &[u8]| reading.note(bytes);
                     let (made, seen) = quantize_surveyed(&values.matrix()?, scheme, algorithm, note);
-                    let planned = Candidate::Blocks(scheme);
-                    match seen.map(|seen| reach_of(&seen, &site_here, planned)) {
-                        Some(found) if found != Reach::Fits(planned) => {
-                            return Err(unforeseen(&weight, found));
-                        }
-                        _ => made,
+                    if let Some(what) = seen.and_then(|seen| unforeseen(&seen, &site_here, scheme)) {
+                        return Err(Error::new(Kind::Unforeseen, format!("'{weight}'"), what)
+                            .help("make the plan again with `efq rewrite --dry-run --plan FILE`"));
                     }
+                    made
                 }
             };
             errors.push(key.0, key.1, made.error);
@@ -108,14 +106,4 @@ pub(super) fn promise(
         }),
     );
     Ok(())
-}
-
-/// The values of `weight` do not allow the form that the plan gives it.
-fn unforeseen(weight: &str, found: Reach) -> Error {
-    let what = match found {
-        Reach::NotFinite(row, column) => format!("holds a value that is not finite at [{row},{column}]"),
-        Reach::ScalesTooFine | Reach::Fits(_) => "needs scales that float16 does not hold".to_owned(),
-    };
-    Error::new(Kind::Unforeseen, format!("'{weight}'"), format!("{what}, which its plan did not foresee"))
-        .help("make the plan again with `efq rewrite --dry-run --plan FILE`")
 }
