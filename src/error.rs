@@ -86,9 +86,12 @@ impl Error {
         self
     }
 
-    /// Puts `place` (a file, a graph) before the subject.
+    /// Puts `place` (a file, a graph) before the subject; a request to stop has no place.
     #[must_use]
     pub fn within(mut self, place: impl fmt::Display) -> Self {
+        if self.kind == Kind::Interrupted {
+            return self;
+        }
         self.subject = format!("{place}: {}", self.subject);
         self
     }

@@ -154,7 +154,8 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     let is_direct = options.output.is_some() && options.plan.is_none() && budget::asked(options).is_none();
     if is_direct && !options.settings.algorithm.wants_statistics() {
         match rewrite_planned(options, choose_unseen, progress) {
-            Err(error) if error.kind() == Kind::Unforeseen => {}
+            // Whatever else stands against such a plan may not stand against one that knows the values.
+            Err(error) if error.kind() != Kind::Interrupted => {}
             done => return done,
         }
     }
