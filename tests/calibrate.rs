@@ -467,38 +467,33 @@ impl Progress for Told {
     }
 }
 
-#[test]
-fn a_budget_that_cannot_hold_is_refused_before_anything_is_run() {
+/// Holds that these budgets are refused with `told`, once the model was read.
+fn are_refused_at_once(preset: &str, budgets: [Budget; 2], told: &str) {
     let folder = Folder::new();
-    let preset = Preset::builtin("high_compression").unwrap();
-    for budget in [Budget::Size(100_000), Budget::BitsPerWeight(1.5)] {
+    let preset = Preset::builtin(preset).unwrap();
+    for budget in budgets {
         let overrides = Overrides { budget: Some(budget), ..Overrides::default() };
         let options = RewriteOptions {
             output: Some(folder.join("o.onnx")),
             ..RewriteOptions::new(FIXTURE, Settings::new(&preset, &overrides).unwrap())
         };
-        let told = Told::default();
-        let error = efq::pipeline::rewrite(&options, &told).unwrap_err().to_string();
-        assert!(error.contains("the least that can be reached is"), "{error}");
-        assert_eq!(*told.0.lock().unwrap(), ["reading"]);
+        let stages = Told::default();
+        let error = efq::pipeline::rewrite(&options, &stages).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+        assert_eq!(*stages.0.lock().unwrap(), ["reading"]);
     }
 }
 
 #[test]
+fn a_budget_that_cannot_hold_is_refused_before_anything_is_run() {
+    let budgets = [Budget::Size(100_000), Budget::BitsPerWeight(1.5)];
+    are_refused_at_once("high_compression", budgets, "the least that can be reached is");
+}
+
+#[test]
 fn a_budget_that_holds_the_whole_model_is_refused_before_anything_is_run() {
-    let folder = Folder::new();
-    let preset = Preset::builtin("high_accuracy").unwrap();
-    for budget in [Budget::Size(100_000_000), Budget::BitsPerWeight(64.0)] {
-        let overrides = Overrides { budget: Some(budget), ..Overrides::default() };
-        let options = RewriteOptions {
-            output: Some(folder.join("o.onnx")),
-            ..RewriteOptions::new(FIXTURE, Settings::new(&preset, &overrides).unwrap())
-        };
-        let told = Told::default();
-        let error = efq::pipeline::rewrite(&options, &told).unwrap_err().to_string();
-        assert!(error.contains("holds the whole model, 3244071 bytes"), "{error}");
-        assert_eq!(*told.0.lock().unwrap(), ["reading"]);
-    }
+    let budgets = [Budget::Size(100_000_000), Budget::BitsPerWeight(64.0)];
+    are_refused_at_once("high_accuracy", budgets, "holds the whole model, 3244071 bytes");
 }
 
 #[test]

@@ -1292,6 +1292,22 @@ fn weights_that_are_read_once_are_planned_by_their_values() {
             }
         }
     }
+    // What stays in float is not read for its codes; why it does is known all the same.
+    for keep in [&["--keep", "second"][..], &[]] {
+        let net = Net::linear(64, 64)
+            .with(|graph| graph.initializer.clear())
+            .floats("w", &[64, 64], &[f32::NAN; 4096])
+            .floats("v", &[64, 64], &noise(4096, 3))
+            .node("MatMul", "second", &["x", "w"], &["z"], vec![])
+            .node("MatMul", "third", &["x", "v"], &["u"], vec![])
+            .output("z", DataType::Float, &["batch", "64"])
+            .output("u", DataType::Float, &["batch", "64"]);
+        let asked = [&["--algorithm", "rtn", "--plan", "done.json"][..], keep].concat();
+        let (folder, _) = rewritten(&net, &asked);
+        let dry = ["rewrite", "m.onnx", "-p", "high_compression", "--dry-run", "--plan", "dry.json"];
+        done(&folder.efq(&[&dry[..], &["--algorithm", "rtn"], keep].concat()));
+        assert_eq!(folder.read("done.json"), folder.read("dry.json"), "{keep:?}");
+    }
     // Of a plan that changes nothing, what such a model could not take does not matter.
     let newest = Net::linear(64, 64).opset(28).with(|graph| graph.initializer.clear());
     rewritten(&newest.floats("w", &[64, 64], &[f32::NAN; 4096]), &["--algorithm", "rtn"]);

@@ -152,19 +152,35 @@ pub fn rewrite(options: &RewriteOptions, progress: &dyn Progress) -> Result<Done
     refuse_unread(options)?;
     // Weights that are written as they are planned are read once: what their values forbid is seen then, and planned for.
     let is_direct = options.output.is_some() && options.plan.is_none() && budget::asked(options).is_none();
-    if is_direct && !options.settings.algorithm.wants_statistics() {
-        match rewrite_planned(options, choose_unseen, progress) {
-            // Whatever else stands against such a plan may not stand against one that knows the values.
-            Err(error) if error.kind() != Kind::Interrupted => {}
-            done => return done,
-        }
+    if !is_direct || options.settings.algorithm.wants_statistics() {
+        return rewrite_planned(options, choose, progress);
     }
-    rewrite_planned(options, choose, progress)
+    let mut unseen = None;
+    let first = rewrite_planned(
+        options,
+        |model, digest, known, settings| {
+            let plan = choose_unseen(model, digest, known, settings)?;
+            Ok(unseen.insert(plan).clone())
+        },
+        progress,
+    );
+    match first {
+        // What stands against such a plan may not stand against one that knows the values, unless that is the same.
+        Err(error) if error.kind() != Kind::Interrupted => rewrite_planned(
+            options,
+            |model, digest, known, settings| {
+                let plan = choose(model, digest, known, settings)?;
+                if unseen.as_ref() == Some(&plan) { Err(error) } else { Ok(plan) }
+            },
+            progress,
+        ),
+        done => done,
+    }
 }
 
 fn rewrite_planned(
     options: &RewriteOptions,
-    choose: impl Fn(&Model, &str, &Inventory, &Settings) -> Result<Plan>,
+    choose: impl FnOnce(&Model, &str, &Inventory, &Settings) -> Result<Plan>,
     progress: &dyn Progress,
 ) -> Result<Done> {
     progress.stage("reading", 1);

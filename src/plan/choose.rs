@@ -30,11 +30,11 @@ fn overhead(encoding: Encoding) -> u64 {
 /// [`crate::error::Kind::Caller`] when a rule that must match matches nothing, or asks for what a weight
 /// cannot be.
 pub fn choose(model: &Model, digest: &str, inventory: &Inventory, settings: &Settings) -> Result<Plan> {
-    choose_by(reach, model, digest, inventory, settings)
+    choose_by(false, model, digest, inventory, settings)
 }
 
-/// As [`choose`], without a look at the linear weights: they are taken to be ordinary. Who writes them finds out, see
-/// [`crate::error::Kind::Unforeseen`].
+/// As [`choose`], without a look at the linear weights that are encoded: they are taken to be ordinary. Who writes them
+/// finds out, see [`crate::error::Kind::Unforeseen`].
 ///
 /// # Errors
 /// As [`choose`].
@@ -44,11 +44,7 @@ pub fn choose_unseen(
     inventory: &Inventory,
     settings: &Settings,
 ) -> Result<Plan> {
-    let most_likely: Look = |model, site, candidate| match expected(site, candidate) {
-        Some(found) => Ok(found),
-        None => reach(model, site, candidate),
-    };
-    choose_by(most_likely, model, digest, inventory, settings)
+    choose_by(true, model, digest, inventory, settings)
 }
 
 /// What of the values of a weight, as `seen`, its plan did not foresee, if it gives the blocks of `site` this scheme.
@@ -62,11 +58,8 @@ pub fn unforeseen(seen: &Survey, site: &Site, scheme: Scheme) -> Option<String> 
     Some(format!("{what}, which its plan did not foresee"))
 }
 
-/// Says whether a weight can be stored in a form.
-type Look = fn(&Model, &Site, Candidate) -> Result<Reach>;
-
 fn choose_by(
-    look: Look,
+    unseen: bool,
     model: &Model,
     digest: &str,
     inventory: &Inventory,
@@ -74,10 +67,17 @@ fn choose_by(
 ) -> Result<Plan> {
     let index = Index::new(model.graph(), model.proto.ir_version());
     let mut chooser =
-        Chooser { look, model, index, inventory, settings, matched: vec![false; settings.rules.len()] };
+        Chooser { unseen, model, index, inventory, settings, matched: vec![false; settings.rules.len()] };
     let mut decisions = Vec::with_capacity(inventory.weights.len());
     for weight in &inventory.weights {
-        decisions.push(chooser.decide(weight)?);
+        let mut decision = chooser.decide(weight)?;
+        if unseen && !decision.is_encoded() {
+            // Nothing will read it for its codes, so a look says here why it stays as it is.
+            chooser.unseen = false;
+            decision = chooser.decide(weight)?;
+            chooser.unseen = true;
+        }
+        decisions.push(decision);
     }
     chooser.all_rules_matched()?;
     Ok(Plan {
@@ -104,7 +104,8 @@ pub fn tied_bytes(plan: &Plan) -> u64 {
 }
 
 pub(super) struct Chooser<'a> {
-    look: Look,
+    /// Whether linear weights are taken to be ordinary.
+    unseen: bool,
     pub(super) model: &'a Model,
     pub(super) index: Index<'a>,
     inventory: &'a Inventory,
@@ -272,7 +273,11 @@ impl Chooser<'_> {
     /// Brings a wish to what the values allow: finite ones only, and scales of a type that holds them.
     fn within_reach(&self, site: &Site, (wish, reason): (Encoding, String)) -> Result<(Encoding, String)> {
         let Some((candidate, algorithm)) = wish.candidate() else { return Ok((wish, reason)) };
-        Ok(match (self.look)(self.model, site, candidate)? {
+        let found = match expected(site, candidate).filter(|_| self.unseen) {
+            Some(found) => found,
+            None => reach(self.model, site, candidate)?,
+        };
+        Ok(match found {
             Reach::Fits(candidate) => (Encoding::of(candidate, algorithm), reason),
             Reach::NotFinite(row, column) => {
                 (Encoding::Float, format!("a value that is not finite at [{row},{column}]"))

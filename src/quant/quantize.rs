@@ -41,8 +41,8 @@ pub fn quantize(matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Quanti
 /// [`quantize`] and [`survey`](super::survey()) with the block of the scheme, in one reading of values that are finite. There
 /// is no survey for [`ScaleStorage::Byte`], which takes two.
 ///
-/// `read` is told of stored bytes that have just been read and lie in the cache: of each part of a matrix whose rows are
-/// stored one behind the other, once.
+/// `read` is told of the stored bytes of a band of rows right before the band is quantized, so that both read them in the
+/// cache: of each part of a matrix whose rows are stored one behind the other, once.
 pub fn quantize_surveyed(
     matrix: &Matrix,
     scheme: Scheme,

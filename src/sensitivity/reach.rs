@@ -36,13 +36,11 @@ pub fn reach(model: &Model, site: &Site, candidate: Candidate) -> Result<Reach> 
 }
 
 /// What [`reach`] most likely says, without a look: the blocks of a linear have ordinary values. `None` where a look is
-/// needed in any case, or costs nothing. Whoever quantizes on the word of it holds it against [`reach_of`] what was found.
+/// needed in any case. Whoever quantizes on the word of it holds it against [`reach_of`] what was found.
 pub fn expected(site: &Site, candidate: Candidate) -> Option<Reach> {
-    /// Values from which on a second reading matters, and the bytes of scales do not decide what is smaller.
-    const LARGE: usize = 1 << 12;
     const ORDINARY: Survey = Survey { first_non_finite: None, max_abs: 1.0, least_block_max: 1.0 };
     match candidate {
-        Candidate::Blocks(scheme) if scheme.scales != ScaleStorage::Byte && site.k * site.n >= LARGE => {
+        Candidate::Blocks(scheme) if scheme.scales != ScaleStorage::Byte => {
             Some(reach_of(&ORDINARY, site, candidate))
         }
         _ => None,
