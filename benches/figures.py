@@ -154,7 +154,8 @@ def main():
 
         # What each step of the fitting adds, on other texts too where there are some. Needs
         # `cargo build --release --example steps`.
-        steps = ["carry", "refit", "descent", "tabu", "sequential", "asymmetric", "bias", "kernel", "damping", "beside"]
+        steps = ["carry", "refit", "descent", "tabu", "sequential", "asymmetric", "bias", "kernel", "damping", "beside",
+                 "weighted"]
         for model, test in fitted if args.rows == "ablation" else []:
             calibration = models / f"{model}.calib.npz"
             for count in range(len(steps) + 1):

@@ -1,6 +1,6 @@
 //! Rewrites a model with some steps of the fitting left out, to measure what each adds:
 //! `steps MODEL CALIBRATION OUT [STEP...]`, steps: carry refit descent tabu sequential asymmetric bias kernel
-//! damping beside.
+//! damping beside weighted.
 
 use std::{env, error::Error, path::PathBuf, process::ExitCode};
 
@@ -39,6 +39,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         "kernel",
         "damping",
         "beside",
+        "weighted",
     ];
     if let Some(unknown) = steps.iter().find(|step| !known.contains(&step.as_str())) {
         return Err(format!("step '{unknown}' is none of {}", known.join(", ")).into());
@@ -69,6 +70,7 @@ fn run() -> Result<(), Box<dyn Error>> {
             kernel: has("kernel"),
             damping: has("damping"),
             beside: has("beside"),
+            weighted: has("weighted"),
         },
         ..RewriteOptions::new(model, settings)
     };

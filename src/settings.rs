@@ -221,6 +221,7 @@ impl Settings {
             AlgorithmName::Rtn => Algorithm::Rtn,
             AlgorithmName::Percentile => Algorithm::Percentile { percent: preset.percentile },
             AlgorithmName::Search => Algorithm::Search,
+            AlgorithmName::Weighted => Algorithm::Weighted,
             AlgorithmName::Gptq => Algorithm::Gptq,
             AlgorithmName::Auto => Algorithm::Auto,
         };

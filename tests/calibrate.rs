@@ -72,8 +72,16 @@ fn real_samples_and_made_up_ones_both_beat_search_on_other_samples() {
     rewrite(&folder, "search.onnx", &["--algorithm", "search"]);
     let bare = rewrite(&folder, "bare.onnx", &[]);
     let fitted = rewrite(&folder, "fitted.onnx", &["--calibration", "calib.npz"]);
+    let weighted =
+        rewrite(&folder, "weighted.onnx", &["--calibration", "calib.npz", "--algorithm", "weighted"]);
     let of = |name: &str| distance(FIXTURE.as_ref(), &folder.join(name), &judges);
     let (search, made_up, real) = (of("search.onnx"), of("bare.onnx"), of("fitted.onnx"));
+    let diagonal = of("weighted.onnx");
+    assert!(real < diagonal && diagonal < 0.97 * search, "{diagonal} of {real} to {search}");
+    let named = |name: &str| {
+        weighted["fitting"]["layers"].as_array().unwrap().iter().any(|layer| layer["algorithm"] == name)
+    };
+    assert!(named("weighted") && !named("gptq"), "{}", weighted["fitting"]);
     assert!(real < 0.55 * search, "{real} against {search}");
     assert!(made_up < 0.9 * search, "{made_up} against {search}");
     assert_eq!(fitted["fitting"]["data"]["source"], "file");

@@ -4,7 +4,9 @@
 use std::ops::Range;
 
 use super::Fitted;
-use super::fit::{Judges, Outcome, Shared};
+use super::fit::Outcome;
+use super::shared::Shared;
+use super::trial::Judges;
 use crate::quant::{ScaleStorage, Scheme};
 
 /// Wider activations than this have no moments of all pairs: those would take too long to factor.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::bands::Band;
-use super::fit::{self, Judges, Shared};
+use super::fit;
+use super::shared::Shared;
+use super::trial::Judges;
 use super::{Calibrated, Likeness, Steps, runs_as_float};
 use crate::engine::{enters, rows_name};
 use crate::error::{Error, Result};

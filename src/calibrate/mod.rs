@@ -11,7 +11,9 @@ mod made;
 mod reach;
 mod rows;
 mod runs;
+mod shared;
 mod table;
+mod trial;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -78,6 +80,8 @@ pub enum Likeness {
 pub struct Steps {
     /// How codes and scales are found.
     pub codes: compensate::Steps,
+    /// The first scales and the zero points are found for the mean squares of the inputs.
+    pub weighted: bool,
     /// What reaches a weight is taken from the already rewritten network.
     pub sequential: bool,
     /// The target moves, to answer for the difference of the inputs.
@@ -96,6 +100,7 @@ impl Default for Steps {
     fn default() -> Self {
         Self {
             codes: compensate::Steps::default(),
+            weighted: true,
             sequential: true,
             asymmetric: true,
             bias: true,
@@ -134,7 +139,7 @@ impl Calibrated {
     /// Keeps the weight of a use, if it was fitted, and tells how.
     fn take(&mut self, decision: usize, usage: usize, outcome: Outcome) -> Layer {
         let Outcome { algorithm, fallback, .. } = outcome;
-        let errors = outcome.errors.map(fit::Errors::relative);
+        let errors = outcome.errors.map(trial::Errors::relative);
         if outcome.is_fitted() || outcome.fitted.shift.is_some() {
             self.fitted.insert((decision, usage), outcome.fitted);
         }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::bands::Band;
-use super::fit::{Judges, Shared};
 use super::rows::Rows;
 use super::runs::Pair;
+use super::shared::Shared;
+use super::trial::Judges;
 use super::weight_beside;
 use crate::engine::{Cut, Value};
 use crate::error::{Error, Result};

@@ -132,9 +132,11 @@ pub(super) enum AlgorithmArg {
     Percentile,
     /// Least squared error of the weights over scales and zero points
     Search,
+    /// As search, errors counted with the mean square of the activations they meet
+    Weighted,
     /// Least squared error of the outputs over the statistics of the activations
     Gptq,
-    /// gptq where that is better on samples it has not seen, else search
+    /// gptq or weighted, whichever is better on samples it has not seen, or else search
     Auto,
 }
 
@@ -155,6 +157,7 @@ impl From<AlgorithmArg> for AlgorithmName {
             AlgorithmArg::Rtn => AlgorithmName::Rtn,
             AlgorithmArg::Percentile => AlgorithmName::Percentile,
             AlgorithmArg::Search => AlgorithmName::Search,
+            AlgorithmArg::Weighted => AlgorithmName::Weighted,
             AlgorithmArg::Gptq => AlgorithmName::Gptq,
             AlgorithmArg::Auto => AlgorithmName::Auto,
         }

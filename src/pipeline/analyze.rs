@@ -114,7 +114,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
         algorithm: match options.algorithm {
             Algorithm::Rtn => "rtn",
             Algorithm::Percentile { .. } => "percentile",
-            Algorithm::Search | Algorithm::Gptq | Algorithm::Auto => "search",
+            Algorithm::Search | Algorithm::Weighted | Algorithm::Gptq | Algorithm::Auto => "search",
         }
         .to_owned(),
         measured_at_output: options.data.is_some(),

@@ -207,7 +207,7 @@ fn wrong_types() {
     insta::assert_snapshot!(refused_named("keep: attention\n"), @"p.yaml:2:7: 'keep' is 'attention', a list is expected ([] if there is none)");
     insta::assert_snapshot!(refused_named("keep:\n"), @"p.yaml:2:5: 'keep' is without a value, a list is expected ([] if there is none)");
     insta::assert_snapshot!(refused_named("rules: {role: attention, store: int8}\n"), @"p.yaml:2:8: 'rules' is a mapping, a list is expected ([] if there is none)");
-    insta::assert_snapshot!(refused_named("algorithm: [rtn]\n"), @"p.yaml:2:12: 'algorithm' is a list, one word is expected (allowed: auto, rtn, percentile, search, gptq)");
+    insta::assert_snapshot!(refused_named("algorithm: [rtn]\n"), @"p.yaml:2:12: 'algorithm' is a list, one word is expected (allowed: auto, rtn, percentile, search, weighted, gptq)");
     insta::assert_snapshot!(refused_named("embeddings:\n"), @"p.yaml:2:11: 'embeddings' is without a value, one word is expected (allowed: keep, int8, int4)");
     insta::assert_snapshot!(refused_named("rules:\n  - role: [attention]\n    store: int8\n"), @"p.yaml:3:11: 'role' is a list, a role or group is expected");
 }
@@ -233,13 +233,13 @@ fn wrong_numbers() {
 
 #[test]
 fn wrong_words() {
-    insta::assert_snapshot!(refused_named("algorithm: serch\n"), @"p.yaml:2:12: 'algorithm' cannot be 'serch' (did you mean 'search'? allowed: auto, rtn, percentile, search, gptq)");
+    insta::assert_snapshot!(refused_named("algorithm: serch\n"), @"p.yaml:2:12: 'algorithm' cannot be 'serch' (did you mean 'search'? allowed: auto, rtn, percentile, search, weighted, gptq)");
     insta::assert_snapshot!(refused_named("decide_by: mean\n"), @"p.yaml:2:12: 'decide_by' cannot be 'mean' (allowed: interval, estimate)");
     insta::assert_snapshot!(refused_named("scales: bf16\n"), @"p.yaml:2:9: 'scales' cannot be 'bf16' (allowed: fp16, fp32, int8)");
     insta::assert_snapshot!(refused_named("embeddings: float\n"), @"p.yaml:2:13: 'embeddings' cannot be 'float' (allowed: keep, int8, int4)");
     insta::assert_snapshot!(refused_named("head: float\n"), @"p.yaml:2:7: 'head' cannot be 'float' (allowed: keep, int8, int4)");
     insta::assert_snapshot!(refused_named("rules:\n  - {role: attention, store: int5}\n"), @"p.yaml:3:30: 'store' cannot be 'int5' (allowed: int4, int8, float)");
-    insta::assert_snapshot!(refused_named("algorithm: RTN\n"), @"p.yaml:2:12: 'algorithm' cannot be 'RTN' (did you mean 'rtn'? allowed: auto, rtn, percentile, search, gptq)");
+    insta::assert_snapshot!(refused_named("algorithm: RTN\n"), @"p.yaml:2:12: 'algorithm' cannot be 'RTN' (did you mean 'rtn'? allowed: auto, rtn, percentile, search, weighted, gptq)");
     insta::assert_snapshot!(refused_named("keep:\n  - token_embeddings\n  - lm_haed\n"), @"p.yaml:4:5: 'keep' names the unknown role 'lm_haed' (did you mean 'lm_head'? allowed: token_embeddings, position_embeddings, token_type_embeddings, lm_head, attention_query, attention_key, attention_value, attention_qkv, attention_output, feed_forward_in, feed_forward_out, convolution, recurrent, expert, normalization, bias, other, embeddings, attention, feed_forward)");
     insta::assert_snapshot!(refused_named("keep: [token_embeddings,\n       attentoin]\n"), @"p.yaml:3:8: 'keep' names the unknown role 'attentoin' (did you mean 'attention'? allowed: token_embeddings, position_embeddings, token_type_embeddings, lm_head, attention_query, attention_key, attention_value, attention_qkv, attention_output, feed_forward_in, feed_forward_out, convolution, recurrent, expert, normalization, bias, other, embeddings, attention, feed_forward)");
     insta::assert_snapshot!(refused_named("keep:\n  -\n  - attention\n"), @"p.yaml:3:4: 'keep' is without a value, a role or group is expected");

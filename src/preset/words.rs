@@ -76,7 +76,7 @@ impl BlockSize {
 words! {
     /// How the codes and the scale of a block are chosen.
     AlgorithmName {
-        /// `gptq` where that is better on samples it has not seen, else `search`.
+        /// `gptq` or `weighted`, whichever is better on samples it has not seen, or else `search`.
         Auto = "auto",
         /// Round to nearest between the smallest and the largest value.
         Rtn = "rtn",
@@ -84,6 +84,8 @@ words! {
         Percentile = "percentile",
         /// The clipping with the smallest error.
         Search = "search",
+        /// As `search`, errors counted with the mean square of the activations they meet.
+        Weighted = "weighted",
         /// The least error of the outputs over the statistics of the activations.
         Gptq = "gptq",
     }

@@ -25,7 +25,7 @@ mod tests;
 
 pub use decode::{CodeKind, decode, decode_nbits, decode_packed_rows};
 pub use error::WeightError;
-pub use fit::{Algorithm, fit};
+pub use fit::{Algorithm, fit, fit_weighted};
 pub use grid::Grid;
 pub use matrix::{Element, Layout, Matrix};
 pub use nbits::NBits;

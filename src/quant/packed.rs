@@ -91,7 +91,7 @@ impl PackedRows {
         algorithm: Algorithm,
     ) -> (Vec<u8>, Vec<u8>, WeightError) {
         let (k, n) = (matrix.k(), matrix.n());
-        let fitted = fit_on(simd, &matrix.transposed(), self.scheme(), algorithm);
+        let fitted = fit_on(simd, &matrix.transposed(), self.scheme(), algorithm, None);
         let row_bytes = self.padded(n) / 2;
         let mut codes = vec![0; self.codes_len(k, n)];
         let error =

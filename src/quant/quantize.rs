@@ -71,7 +71,7 @@ pub(super) fn quantize_on(
         let count = scheme.blocks(k) * n;
         Grid { scales: vec![0.0; count], zeros: vec![0.0; count], unit: None }
     } else {
-        fit_on(simd, matrix, scheme, algorithm)
+        fit_on(simd, matrix, scheme, algorithm, None)
     };
     let mut codes = vec![0; scheme.codes_len(k, n)];
     // Each task starts at a whole byte.
@@ -145,7 +145,7 @@ impl Encoder<'_> {
                 tile.resize(height * width, 0.0);
                 self.matrix.tile(top..top + height, left..left + width, tile);
                 if let Some(algorithm) = self.fit {
-                    fitter.fit(self.simd, tile, &levels, algorithm, (scales, zeros));
+                    fitter.fit(self.simd, tile, &levels, algorithm, None, (scales, zeros));
                 }
                 let start = number * block * n + left;
                 let mut encode = |codes: &mut [u8], stride| {

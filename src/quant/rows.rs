@@ -47,7 +47,7 @@ pub(super) fn quantize_rows_on(
 ) -> QuantizedRows {
     let (k, n) = (matrix.k(), matrix.n());
     let scheme = row_scheme(n, scales);
-    let grid = fit_on(simd, &matrix.transposed(), scheme, algorithm);
+    let grid = fit_on(simd, &matrix.transposed(), scheme, algorithm, None);
     let mut codes = vec![0; k * n];
     let error =
         encode_rows(simd, matrix, scheme, &grid.scales, &mut codes, n, |row, out| out.copy_from_slice(row));

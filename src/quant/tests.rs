@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use half::f16;
 use proptest::prelude::*;
 
-use super::{quantize::quantize_on, rows::quantize_rows_on, simd::Simd, *};
+use super::{fit::fit_on, levels::Levels, quantize::quantize_on, rows::quantize_rows_on, simd::Simd, *};
 
 const ALGORITHMS: [Algorithm; 3] =
     [Algorithm::Rtn, Algorithm::Percentile { percent: 99.0 }, Algorithm::Search];
@@ -513,5 +513,39 @@ fn blocks_of_zeros_leave_the_units_of_others_alone() {
         let decoded = read(&quantize(&matrix, scheme, Algorithm::Search), scheme, 32, 1);
         assert!((decoded[3] - 0.01).abs() < 1e-4, "{decoded:?}");
         assert!(decoded[16..].iter().all(|value| *value == 0.0));
+    }
+}
+
+/// The squared error of a weight on its grid, the rows counted by `weights`.
+fn weighted_error(values: &[f32], grid: &Grid, scheme: Scheme, n: usize, weights: &[f32]) -> f64 {
+    let levels = Levels::of(scheme);
+    let rows = values.chunks_exact(n).zip(weights).enumerate();
+    rows.flat_map(|(row, (values, weight))| {
+        let at = row / scheme.block * n;
+        let cells = grid.scales[at..at + n].iter().zip(&grid.zeros[at..at + n]).zip(values);
+        cells.map(move |((scale, zero), value)| {
+            let code = (value / scale + zero).round_ties_even().clamp(levels.lowest, levels.highest);
+            f64::from(*weight) * f64::from(value - (code - zero) * scale).powi(2)
+        })
+    })
+    .sum()
+}
+
+#[test]
+fn weights_of_rows_lower_the_weighted_error() {
+    let (k, n) = (130, 19);
+    let (values, weights) = (values(k, n, 5), values(k, 1, 6));
+    let weights: Vec<f32> = weights.iter().map(|weight| 0.01 + weight * weight).collect();
+    let bytes = bytes(&values);
+    let matrix = Matrix::new(&bytes, Element::F32, Layout::row_major(k, n)).unwrap();
+    for scheme in every_scheme() {
+        let plain = fit(&matrix, scheme, Algorithm::Search);
+        assert_eq!(fit_weighted(&matrix, scheme, &vec![1.0; k]), plain, "{scheme:?}");
+        let weighted = fit_weighted(&matrix, scheme, &weights);
+        let error = |grid| weighted_error(&values, grid, scheme, n, &weights);
+        assert!(error(&weighted) < error(&plain), "{scheme:?}");
+        for simd in Simd::available() {
+            assert_eq!(fit_on(simd, &matrix, scheme, Algorithm::Search, Some(&weights)), weighted);
+        }
     }
 }

@@ -46,7 +46,7 @@ pub struct StatisticsFile {
 pub struct FittedLayer {
     /// Tensor.
     pub tensor: String,
-    /// `gptq` or `search`.
+    /// `gptq`, `weighted` or `search`.
     pub algorithm: String,
     /// Relative squared error of the layer's output on held-out samples, by search.
     pub error_by_search: Option<f64>,
@@ -88,7 +88,7 @@ impl Fitting {
             1 => " and a made-up one beside them".to_owned(),
             beside => format!(" and {beside} made-up ones beside them"),
         };
-        let fitted = self.layers.iter().filter(|layer| layer.algorithm == "gptq").count();
+        let fitted = self.layers.iter().filter(|layer| layer.algorithm != "search").count();
         let mut out = vec![format!(
             "{fitted} of {} fitted to the activations of {from}{beside}{}, {}",
             count(self.layers.len() as u64, "linear layer"),

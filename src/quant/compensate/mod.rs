@@ -55,6 +55,11 @@ pub struct Steps {
     pub tabu: bool,
 }
 
+impl Steps {
+    /// Each code is the nearest to its weight on the grid that is given.
+    pub const NONE: Self = Self { carry: false, refit: false, descent: false, tabu: false };
+}
+
 impl Default for Steps {
     fn default() -> Self {
         Self { carry: true, refit: true, descent: true, tabu: true }

@@ -65,6 +65,14 @@ impl Prepared {
         upper.iter().all(|value| value.is_finite()).then_some(Self { k, natural, ordered, upper, order })
     }
 
+    /// What an error in each row counts for itself: the mean squares of the inputs, damped as for refit and descent, in
+    /// parts of their mean.
+    pub fn diagonal(&self) -> Vec<f32> {
+        let diagonal: Vec<f32> = self.natural.iter().step_by(self.k + 1).copied().collect();
+        let mean = diagonal.iter().map(|value| f64::from(*value)).sum::<f64>() / self.k.max(1) as f64;
+        diagonal.iter().map(|value| (f64::from(*value) / mean) as f32).collect()
+    }
+
     /// Rows of the weights that it is for.
     pub fn k(&self) -> usize {
         self.k

@@ -75,8 +75,10 @@ impl Strip {
         let mut codes = gptq::codes(self, prepared, steps.carry);
         let k = self.k;
         let mut aim = vec![0.0; k * self.width];
-        let moments = MatRef::from_row_major_slice(&prepared.natural, k, k);
-        linalg::add_product(&mut aim, moments, &self.target, self.width, 1.0);
+        if steps.refit {
+            let moments = MatRef::from_row_major_slice(&prepared.natural, k, k);
+            linalg::add_product(&mut aim, moments, &self.target, self.width, 1.0);
+        }
         let mut before = f64::INFINITY;
         for _ in 0..if steps.descent { ROUNDS } else { 0 } {
             if steps.refit {

@@ -27,17 +27,20 @@ pub enum Algorithm {
     Percentile { percent: f32 },
     /// The least squared error over a table of scales and zero points, each refitted by least squares.
     Search,
+    /// `Search` in which an error counts with the mean square of the activations that it meets, see [`fit_weighted`], where
+    /// that is better on samples it has not seen, or else `Search`.
+    Weighted,
     /// The least squared error of the outputs over the statistics of the activations, see
     /// [`compensate`](super::compensate); as `Search` where there are none.
     Gptq,
-    /// `Gptq` where that is better on samples it has not seen, else `Search`.
+    /// `Gptq` or `Weighted`, whichever is better on samples it has not seen, or else `Search`.
     Auto,
 }
 
 impl Algorithm {
     /// Whether statistics of activations are made use of.
     pub fn wants_statistics(self) -> bool {
-        matches!(self, Algorithm::Gptq | Algorithm::Auto)
+        matches!(self, Algorithm::Weighted | Algorithm::Gptq | Algorithm::Auto)
     }
 }
 
@@ -49,10 +52,22 @@ pub(super) const TASK_COLUMNS: usize = 256;
 /// For values that are not, the scales are unspecified. The result does not depend on the number of
 /// threads nor on the machine.
 pub fn fit(matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Grid {
-    fit_on(Simd::detect(), matrix, scheme, algorithm)
+    fit_on(Simd::detect(), matrix, scheme, algorithm, None)
 }
 
-pub(super) fn fit_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm: Algorithm) -> Grid {
+/// [`fit`] by [`Algorithm::Search`], for the squared error of the outputs where inputs are not correlated: `weights`, `[K]`,
+/// are the mean squares of the inputs, which an error in their rows counts with.
+pub fn fit_weighted(matrix: &Matrix, scheme: Scheme, weights: &[f32]) -> Grid {
+    fit_on(Simd::detect(), matrix, scheme, Algorithm::Search, Some(weights))
+}
+
+pub(super) fn fit_on(
+    simd: Simd,
+    matrix: &Matrix,
+    scheme: Scheme,
+    algorithm: Algorithm,
+    weights: Option<&[f32]>,
+) -> Grid {
     let (k, n) = (matrix.k(), matrix.n());
     let count = scheme.blocks(k) * n;
     let mut grid = Grid { scales: vec![0.0; count], zeros: vec![0.0; count], unit: None };
@@ -73,7 +88,8 @@ pub(super) fn fit_on(simd: Simd, matrix: &Matrix, scheme: Scheme, algorithm: Alg
             let left = left + index * width;
             scratch.tile.resize(height * scales.len(), 0.0);
             matrix.tile(top..top + height, left..left + scales.len(), &mut scratch.tile);
-            scratch.fitter.fit(simd, &scratch.tile, &levels, algorithm, (scales, zeros));
+            let weights = weights.map(|weights| &weights[top..top + height]);
+            scratch.fitter.fit(simd, &scratch.tile, &levels, algorithm, weights, (scales, zeros));
         }
     });
     grid.in_units(scheme)
@@ -145,10 +161,11 @@ impl Fitter {
         tile: &[f32],
         levels: &Levels,
         algorithm: Algorithm,
+        weights: Option<&[f32]>,
         (scales, zeros): (&mut [f32], &mut [f32]),
     ) {
         let Self { panel, magnitudes, extent } = self;
-        simd.run(FitTile { tile, panel, extent, levels, algorithm, magnitudes, scales, zeros });
+        simd.run(FitTile { tile, panel, extent, levels, algorithm, weights, magnitudes, scales, zeros });
     }
 }
 
@@ -166,6 +183,8 @@ struct FitTile<'a> {
     extent: &'a mut Extent,
     levels: &'a Levels,
     algorithm: Algorithm,
+    /// How much errors in the rows count, for a search.
+    weights: Option<&'a [f32]>,
     magnitudes: &'a mut Vec<f32>,
     scales: &'a mut [f32],
     zeros: &'a mut [f32],
@@ -187,9 +206,15 @@ impl Kernel for FitTile<'_> {
                     self.panel.load(self.tile, width, start, scales.len());
                     percentile::fit(self.panel, self.levels, percent, self.magnitudes)
                 }
-                Algorithm::Search | Algorithm::Gptq | Algorithm::Auto => {
+                Algorithm::Search | Algorithm::Weighted | Algorithm::Gptq | Algorithm::Auto => {
                     self.panel.load(self.tile, width, start, scales.len());
-                    search::fit(self.panel, self.levels)
+                    match self.weights {
+                        Some(weights) => {
+                            self.panel.weigh(weights);
+                            search::fit::<true>(self.panel, self.levels)
+                        }
+                        None => search::fit::<false>(self.panel, self.levels),
+                    }
                 }
             };
             let choice = self.panel.finish(choice, self.levels);

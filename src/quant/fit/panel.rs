@@ -24,7 +24,9 @@ pub(super) struct Panel {
     pub max: Lanes,
     unit: Lanes,
     inverse_unit: Lanes,
-    /// Sum of squares of each column.
+    /// Weights of the rows, as many as there are; of no meaning where all count alike.
+    weights: Vec<f32>,
+    /// Weighted sum of squares of each column.
     square: Lanes,
 }
 
@@ -110,6 +112,20 @@ impl Panel {
         }
     }
 
+    /// Gives the rows that were [loaded](Self::load) their weights: how much the square of an error in them counts.
+    #[inline(always)]
+    pub fn weigh(&mut self, weights: &[f32]) {
+        let Panel { rows, square, .. } = self;
+        self.weights.clear();
+        self.weights.extend_from_slice(weights);
+        *square = [0.0; LANES];
+        for (row, weight) in rows.iter().zip(weights) {
+            for l in 0..LANES {
+                square[l] += row[l] * row[l] * weight;
+            }
+        }
+    }
+
     /// Largest magnitude of each column.
     #[inline(always)]
     pub fn max_abs(&self, l: usize) -> f32 {
@@ -160,19 +176,21 @@ impl Panel {
         stored
     }
 
-    /// Rounds every value to its nearest code and sums up.
+    /// Rounds every value to its nearest code and sums up, by the weights of the rows where they are `WEIGHTED`.
     #[inline(always)]
-    pub fn evaluate(&self, choice: &Choice, levels: &Levels) -> Sums {
+    pub fn evaluate<const WEIGHTED: bool>(&self, choice: &Choice, levels: &Levels) -> Sums {
         let scale = &choice.scale;
         let Steps { inverse, low, high } = Steps::of(choice, levels);
         let (mut rr, mut rd, mut dd) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
-        for row in &self.rows {
+        for (at, row) in self.rows.iter().enumerate() {
+            let weight = if WEIGHTED { self.weights[at] } else { 1.0 };
             for l in 0..LANES {
                 let d = round(bound(row[l] * inverse[l], low[l], high[l]));
                 let r = row[l] - d * scale[l];
-                rr[l] += r * r;
-                rd[l] += r * d;
-                dd[l] += d * d;
+                let (weighted_r, weighted_d) = if WEIGHTED { (r * weight, d * weight) } else { (r, d) };
+                rr[l] += r * weighted_r;
+                rd[l] += d * weighted_r;
+                dd[l] += d * weighted_d;
             }
         }
         Sums { rr, rd, dd }
@@ -182,30 +200,31 @@ impl Panel {
     /// distances, in two thirds of the time. There the error is a hundredth of the values, and what cancels leaves three
     /// digits of it.
     #[inline(always)]
-    pub fn estimate(&self, choice: &Choice, levels: &Levels) -> Sums {
+    pub fn estimate<const WEIGHTED: bool>(&self, choice: &Choice, levels: &Levels) -> Sums {
         if levels.bits == Bits::Eight {
-            return self.evaluate(choice, levels);
+            return self.evaluate::<WEIGHTED>(choice, levels);
         }
         let scale = &choice.scale;
         let Steps { inverse, low, high } = Steps::of(choice, levels);
         // Rows in turns have sums of their own, so that additions do not wait for one another.
         let (mut wd, mut dd) = ([[0.0; LANES]; 2], [[0.0; LANES]; 2]);
-        let (pairs, rest) = self.rows.as_chunks::<2>();
-        for pair in pairs {
-            for ((row, wd), dd) in pair.iter().zip(&mut wd).zip(&mut dd) {
-                for l in 0..LANES {
-                    let d = round(bound(row[l] * inverse[l], low[l], high[l]));
-                    wd[l] += row[l] * d;
-                    dd[l] += d * d;
-                }
-            }
-        }
-        for row in rest {
+        let mut add = |at: usize, row: &Lanes, turn: usize| {
+            let weight = if WEIGHTED { self.weights[at] } else { 1.0 };
+            let (wd, dd) = (&mut wd[turn], &mut dd[turn]);
             for l in 0..LANES {
                 let d = round(bound(row[l] * inverse[l], low[l], high[l]));
-                wd[0][l] += row[l] * d;
-                dd[0][l] += d * d;
+                let weighted = if WEIGHTED { d * weight } else { d };
+                wd[l] += row[l] * weighted;
+                dd[l] += d * weighted;
             }
+        };
+        let (pairs, rest) = self.rows.as_chunks::<2>();
+        for (at, [even, odd]) in pairs.iter().enumerate() {
+            add(2 * at, even, 0);
+            add(2 * at + 1, odd, 1);
+        }
+        for row in rest {
+            add(2 * pairs.len(), row, 0);
         }
         let [mut wd, more_wd] = wd;
         let [mut dd, more_dd] = dd;

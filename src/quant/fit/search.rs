@@ -62,28 +62,28 @@ struct Best {
 }
 
 #[inline(always)]
-pub(super) fn fit(panel: &Panel, levels: &Levels) -> Choice {
+pub(super) fn fit<const WEIGHTED: bool>(panel: &Panel, levels: &Levels) -> Choice {
     let start = rtn::fit(panel, levels);
-    let start_error = panel.evaluate(&start, levels).rr;
+    let start_error = panel.evaluate::<WEIGHTED>(&start, levels).rr;
     let mut best = Best { choice: start, error: start_error, factor: [1.0; LANES] };
     match (levels.symmetric, levels.bits) {
         (true, Bits::Four) => {
-            try_scales(panel, levels, &mut best, &SYMMETRIC_4, 1.0);
-            try_scales(panel, levels, &mut best, &SYMMETRIC_4, -1.0);
+            try_scales::<WEIGHTED>(panel, levels, &mut best, &SYMMETRIC_4, 1.0);
+            try_scales::<WEIGHTED>(panel, levels, &mut best, &SYMMETRIC_4, -1.0);
         }
-        (true, Bits::Eight) => try_scales(panel, levels, &mut best, &ALL_8, 1.0),
-        (false, Bits::Four) => try_ranges(panel, levels, &mut best, &RANGES_4),
-        (false, Bits::Eight) => try_ranges(panel, levels, &mut best, &ALL_8),
+        (true, Bits::Eight) => try_scales::<WEIGHTED>(panel, levels, &mut best, &ALL_8, 1.0),
+        (false, Bits::Four) => try_ranges::<WEIGHTED>(panel, levels, &mut best, &RANGES_4),
+        (false, Bits::Eight) => try_ranges::<WEIGHTED>(panel, levels, &mut best, &ALL_8),
     }
     let shifts: &[f32] = if levels.symmetric { &[0.0] } else { &[0.0, -1.0, 1.0] };
     // The best is rounded again and refitted, and so are its neighbours in zero point.
     let centre = best.choice;
     for shift in shifts {
         let zero = centre.zero.map(|zero| bound(zero + shift, levels.lowest, levels.highest));
-        consider(panel, levels, &mut best, Choice { zero, ..centre }, [1.0; LANES]);
+        consider::<WEIGHTED>(panel, levels, &mut best, Choice { zero, ..centre }, [1.0; LANES]);
     }
     // The errors above come from sums that differ by rounding from those of the stored scale.
-    let error = panel.evaluate(&best.choice, levels).rr;
+    let error = panel.evaluate::<WEIGHTED>(&best.choice, levels).rr;
     let mut choice = best.choice;
     for l in 0..LANES {
         let better = error[l] <= start_error[l];
@@ -95,7 +95,13 @@ pub(super) fn fit(panel: &Panel, levels: &Levels) -> Choice {
 
 /// Symmetric codes, with scales of the given sign relative to that of round to nearest.
 #[inline(always)]
-fn try_scales(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep, sign: f32) {
+fn try_scales<const WEIGHTED: bool>(
+    panel: &Panel,
+    levels: &Levels,
+    best: &mut Best,
+    sweep: &Sweep,
+    sign: f32,
+) {
     let widest = rtn::widest(&panel.min, &panel.max, levels);
     let mut centre = best.factor;
     for index in 0..sweep.tries() {
@@ -107,14 +113,14 @@ fn try_scales(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep, si
         for l in 0..LANES {
             choice.scale[l] = usable(widest[l] * (factor[l] * sign));
         }
-        consider(panel, levels, best, choice, factor);
+        consider::<WEIGHTED>(panel, levels, best, choice, factor);
     }
 }
 
 /// Asymmetric codes, with the zero point that centres them on the range.
 #[expect(clippy::needless_range_loop, reason = "loops over lanes are written alike")]
 #[inline(always)]
-fn try_ranges(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep) {
+fn try_ranges<const WEIGHTED: bool>(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep) {
     let mut centre = best.factor;
     for index in 0..sweep.tries() {
         if index == sweep.count {
@@ -129,7 +135,7 @@ fn try_ranges(panel: &Panel, levels: &Levels, best: &mut Best, sweep: &Sweep) {
             choice.scale[l] = scale;
             choice.zero[l] = round(bound(centre, 0.0, levels.highest));
         }
-        consider(panel, levels, best, choice, factor);
+        consider::<WEIGHTED>(panel, levels, best, choice, factor);
     }
 }
 
@@ -142,9 +148,15 @@ fn usable(scale: f32) -> f32 {
 
 /// Replaces the best choice, lane by lane, where the refitted candidate has a smaller error.
 #[inline(always)]
-fn consider(panel: &Panel, levels: &Levels, best: &mut Best, candidate: Choice, factor: Lanes) {
+fn consider<const WEIGHTED: bool>(
+    panel: &Panel,
+    levels: &Levels,
+    best: &mut Best,
+    candidate: Choice,
+    factor: Lanes,
+) {
     let Choice { scale, zero } = candidate;
-    let sums = panel.estimate(&candidate, levels);
+    let sums = panel.estimate::<WEIGHTED>(&candidate, levels);
     let mut refit = scale;
     for l in 0..LANES {
         let shift = sums.rd[l] / sums.dd[l];
