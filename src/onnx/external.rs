@@ -4,15 +4,15 @@
 //! CVE-2026-27489, CVE-2026-34446 and their kin.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Metadata};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 use sha1::{Digest as _, Sha1};
 
+use super::mapping::map_same;
 use super::proto::TensorProto;
 use super::tensor;
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Result};
 
 /// The side files of one model, each mapped once.
 pub(super) struct SideFiles {
@@ -159,69 +159,5 @@ impl SideFiles {
         let bytes = map_same(&real, Some(&meta))?;
         self.mapped.insert(real.clone(), bytes.clone());
         Ok((real, bytes))
-    }
-}
-
-/// Maps the regular file at `path` for reading.
-///
-/// # Errors
-/// [`crate::error::Kind::Io`].
-pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
-    map_same(path, None)
-}
-
-/// The same, only if what is opened is the file that `known` was read from: a path may change between two looks.
-fn map_same(path: &Path, known: Option<&Metadata>) -> Result<Bytes> {
-    let irregular = |what: &str| Error::new(Kind::Io, path.display().to_string(), what);
-    // Before opening: a pipe would wait for its writer.
-    let meta = path.metadata().map_err(|error| Error::io(path, &error))?;
-    if !meta.is_file() {
-        return Err(irregular("is not a regular file"));
-    }
-    let file = File::open(path).map_err(|error| Error::io(path, &error))?;
-    let opened = file.metadata().map_err(|error| Error::io(path, &error))?;
-    if !opened.is_file() || known.is_some_and(|known| !is_same(known, &opened)) {
-        return Err(irregular("was replaced while it was opened"));
-    }
-    if opened.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the mapping is private and read-only. Another process that truncates the file while efq
-    // runs ends efq with a bus error; efq itself never writes to an input.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|error| Error::io(path, &error))?;
-    Ok(Bytes::from_owner(map))
-}
-
-#[cfg(unix)]
-fn is_same(a: &Metadata, b: &Metadata) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    (a.dev(), a.ino(), a.nlink()) == (b.dev(), b.ino(), b.nlink())
-}
-
-#[cfg(not(unix))]
-fn is_same(a: &Metadata, b: &Metadata) -> bool {
-    a.len() == b.len()
-}
-
-#[cfg(all(test, unix))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_is_swapped_between_two_looks_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, other) = (folder.path().join("w.bin"), folder.path().join("secret"));
-        std::fs::write(&path, "weights").unwrap();
-        std::fs::write(&other, "secrets").unwrap();
-        let seen = path.symlink_metadata().unwrap();
-        assert!(map_same(&path, Some(&seen)).is_ok());
-        std::fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink(&other, &path).unwrap();
-        let error = map_same(&path, Some(&seen)).unwrap_err().to_string();
-        assert!(error.ends_with("w.bin: was replaced while it was opened"), "{error}");
-        // A second name that appears meanwhile counts too.
-        let seen = other.symlink_metadata().unwrap();
-        std::fs::hard_link(&other, folder.path().join("twin")).unwrap();
-        assert!(map_same(&other, Some(&seen)).is_err());
     }
 }

@@ -6,14 +6,16 @@ use super::simd::Kernel;
 /// in the low nibble, the last byte padded with a zero nibble.
 pub fn pack_nibbles(codes: &[u8]) -> Vec<u8> {
     let mut out = vec![0; codes.len().div_ceil(2)];
-    PackNibbles { codes, out: &mut out }.run();
+    PackNibbles { codes, width: codes.len(), out: &mut out, stride: codes.len().div_ceil(2) }.run();
     out
 }
 
-/// [`pack_nibbles`] into `out`, which has half the length of `codes`, rounded up.
+/// Rows of `width` codes, each packed by itself to bytes that begin `stride` after those of the row above.
 pub(super) struct PackNibbles<'a> {
     pub codes: &'a [u8],
+    pub width: usize,
     pub out: &'a mut [u8],
+    pub stride: usize,
 }
 
 impl Kernel for PackNibbles<'_> {
@@ -21,13 +23,16 @@ impl Kernel for PackNibbles<'_> {
 
     #[inline(always)]
     fn run(self) {
-        let (pairs, rest) = self.codes.as_chunks::<2>();
-        let mut bytes = self.out.iter_mut();
-        for (&[low, high], byte) in pairs.iter().zip(bytes.by_ref()) {
-            *byte = (low & 0xf) | (high << 4);
-        }
-        for (&low, byte) in rest.iter().zip(bytes) {
-            *byte = low & 0xf;
+        let rows = self.codes.chunks_exact(self.width.max(1)).zip(self.out.chunks_mut(self.stride.max(1)));
+        for (codes, out) in rows {
+            let (pairs, rest) = codes.as_chunks::<2>();
+            let mut bytes = out.iter_mut();
+            for (&[low, high], byte) in pairs.iter().zip(bytes.by_ref()) {
+                *byte = (low & 0xf) | (high << 4);
+            }
+            for (&low, byte) in rest.iter().zip(bytes) {
+                *byte = low & 0xf;
+            }
         }
     }
 }

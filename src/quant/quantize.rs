@@ -158,16 +158,15 @@ impl Encoder<'_> {
                     Bits::Four => {
                         codes.resize(height * width, 0);
                         encode(codes, width);
-                        let rows = out[start / 2..].chunks_mut(n / 2).zip(codes.chunks(width));
-                        rows.for_each(|(out, codes)| {
-                            self.simd.run(PackNibbles { codes, out: &mut out[..width / 2] });
-                        });
+                        let out = &mut out[start / 2..];
+                        self.simd.run(PackNibbles { codes, width, out, stride: n / 2 });
                     }
                 }
             }
         }
         if apart {
-            self.simd.run(PackNibbles { codes, out });
+            let (width, stride) = (codes.len(), out.len());
+            self.simd.run(PackNibbles { codes, width, out, stride });
         }
         tally.total()
     }
