@@ -67,6 +67,17 @@ pub struct Settings {
     pub target: Target,
     /// What the plan is made for, beside the rules.
     pub budget: Option<Budget>,
+    /// What a budget leaves as it is.
+    pub held: Held,
+}
+
+/// What was asked for of INT4 blocks by options: a budget chooses among what is left.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Held {
+    /// Rows that share a scale.
+    pub block: Option<Block>,
+    /// Whether blocks go without a zero point.
+    pub symmetric: Option<bool>,
 }
 
 /// A budget that the plan is made for: bytes are spent where they help most.
@@ -277,6 +288,7 @@ impl Settings {
             unfused: overrides.unfused.unwrap_or(preset.unfused),
             target,
             budget: overrides.budget,
+            held: Held { block: overrides.block_size.map(Block::from), symmetric: overrides.symmetric },
         })
     }
 }

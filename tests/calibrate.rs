@@ -465,6 +465,49 @@ fn a_budget_that_cannot_hold_says_what_can() {
     assert!(!folder.join("o.onnx").exists());
 }
 
+/// What is told to do about it is not done yet.
+#[test]
+fn a_budget_that_cannot_hold_names_what_would_leave_more_to_it() {
+    let folder = Folder::new();
+    let refused = |more: &str| {
+        let fixed = "rewrite FIXTURE -o o.onnx --validate never --algorithm search --target-size 100kB";
+        let args: Vec<&str> = fixed.split(' ').chain(more.split(' ')).collect();
+        let args: Vec<&str> = args.iter().map(|arg| if *arg == "FIXTURE" { FIXTURE } else { arg }).collect();
+        let run = folder.efq(&args);
+        assert_eq!((run.code, folder.join("o.onnx").exists()), (Some(2), false), "{run:?}");
+        run.err.split_once(" fixed by rules ").unwrap().1.to_owned()
+    };
+    assert_eq!(refused("-p high_compression"), "(a larger one)\n");
+    assert_eq!(refused("-p high_accuracy"), "(to leave more to it: --head auto, --unfused int8)\n");
+    let kept = refused("-p high_compression --keep *");
+    assert!(kept.contains("fewer --tensor and --keep"), "{kept}");
+}
+
+/// What options say of blocks holds under a budget too.
+#[test]
+fn a_budget_keeps_to_the_blocks_that_were_asked_for() {
+    let folder = Folder::new();
+    let encodings = |more: &[&str]| -> Vec<String> {
+        let fixed =
+            ["rewrite", FIXTURE, "-p", "high_compression", "-o", "o.onnx", "--force", "--format", "json"];
+        let budget = ["--target-size", "640kB", "--algorithm", "search", "--validate", "never"];
+        let report: Value =
+            serde_json::from_str(done(&folder.efq(&[&fixed[..], &budget, more].concat()))).unwrap();
+        let tensors = report["tensors"].as_array().unwrap().iter();
+        let found = tensors.map(|tensor| tensor["encoding"].as_str().unwrap_or_default().to_owned());
+        found.filter(|encoding| encoding.starts_with("int4 block")).collect()
+    };
+    let free = encodings(&[]);
+    assert!(free.iter().any(|encoding| !encoding.contains("block 64")), "{free:?}");
+    let held = encodings(&["--block-size", "64", "--symmetric"]);
+    assert!(!held.is_empty() && held.iter().all(|encoding| encoding.contains("block 64")), "{held:?}");
+    let model = load(&folder.join("o.onnx")).unwrap();
+    let zero_points = model.graph().node.iter().filter(|node| {
+        node.op_type() == "DequantizeLinear" && node.input.get(2).is_some_and(|name| !name.is_empty())
+    });
+    assert_eq!(zero_points.count(), 0);
+}
+
 /// The stages of a run.
 #[derive(Default)]
 struct Told(std::sync::Mutex<Vec<String>>);

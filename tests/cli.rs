@@ -143,6 +143,7 @@ fn usage() {
         "rewrite m.onnx -p high_accuracy -o out.onnx --target-bpw -1",
         "rewrite m.onnx -p high_accuracy -o out.onnx --min-cosine -0.5",
         "inspect m.onnx --threads 0",
+        "inspect m.onnx --threads 30000",
         "inspect m.onnx -q -v",
         "inspect m.onnx --format yaml",
         "presets show",

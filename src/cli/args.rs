@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::options::{AlgorithmArg, GateArgs, PresetArgs, SampleArgs, WeightAlgorithmArg, WeightArgs};
-use super::values::{memory, target};
+use super::values::{memory, target, threads};
 use crate::engine::Release;
 
 /// INT4 weights for ONNX models, with a statement of what they cost.
@@ -46,7 +46,7 @@ pub(super) struct General {
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
     pub color: Color,
     /// Threads to use [default: all]
-    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true, value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
 }
 

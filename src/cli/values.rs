@@ -1,7 +1,11 @@
 //! What is read from the value of an option.
 
+use std::num::NonZeroUsize;
+
 use crate::engine::Release;
 
+/// More threads than any machine has cores for.
+const MOST_THREADS: usize = 1024;
 /// The least limit of memory that makes sense.
 const LEAST_MEMORY: u64 = 100_000_000;
 
@@ -9,6 +13,12 @@ const LEAST_MEMORY: u64 = 100_000_000;
 pub(super) fn target(text: &str) -> std::result::Result<Release, String> {
     let known: Vec<String> = Release::targets().map(Release::target).chain(["ort-web".to_owned()]).collect();
     Release::named(text).ok_or_else(|| format!("one of {} is expected", known.join(", ")))
+}
+
+/// A number of threads that a machine can be expected to start.
+pub(super) fn threads(text: &str) -> std::result::Result<NonZeroUsize, String> {
+    let wanted = text.parse().ok().filter(|threads: &NonZeroUsize| threads.get() <= MOST_THREADS);
+    wanted.ok_or_else(|| format!("a number from 1 to {MOST_THREADS} is expected"))
 }
 
 /// Bytes in which efq itself has room.

@@ -51,6 +51,9 @@ fn decoded(model: &Checked<Model>, output: &str, variant: Variant) -> Result<Mod
         for (at, node) in here.nodes().filter(|(_, node)| node::is(node, "DequantizeLinear")) {
             decoded.extend(dequantized(&here, node)?.map(|tensor| (at, tensor)));
         }
+        for (at, node) in here.nodes().filter(|(_, node)| node::is(node, "Cast")) {
+            decoded.extend(codes_as_floats(&here, node)?.map(|tensor| (at, tensor)));
+        }
     }
     let rounded: HashMap<usize, usize> = match variant {
         Variant::WeightsOnly => HashMap::new(),
@@ -146,6 +149,29 @@ fn keep_needed(proto: &mut ModelProto) {
     let mut flags = keep.into_iter();
     graph.node.retain(|_| flags.next().unwrap_or(true));
     sweep(proto);
+}
+
+/// The value of a Cast of stored 4-bit codes to floats; `None` for any other.
+fn codes_as_floats(index: &Index<'_>, node: &NodeProto) -> Result<Option<TensorProto>> {
+    let Some((_, codes)) = node.input.first().and_then(|name| index.initializer(name)) else {
+        return Ok(None);
+    };
+    let kind = match tensor::data_type(codes) {
+        Some(DataType::Int4) => CodeKind::Int4,
+        Some(DataType::Uint4) => CodeKind::Uint4,
+        _ => return Ok(None),
+    };
+    let floats = [DataType::Float, DataType::Float16, DataType::Bfloat16].map(|kind| kind as i64);
+    if !floats.contains(&node::int(node, "to", 0)) {
+        return Ok(None);
+    }
+    let shape = tensor::shape(codes)?;
+    let count = shape.iter().product();
+    let values = decode(&tensor::payload(codes)?, &vec![1.0; count], None, kind, 1, count, 1);
+    let values = values.ok_or_else(|| Error::format(codes.name(), "has other bytes than its shape"))?;
+    let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let name = node.output.first().cloned().unwrap_or_default();
+    Ok(Some(tensor::from_raw(name, DataType::Float, &shape, raw)))
 }
 
 /// The value of a DequantizeLinear over constants that the runtime cannot compute; `None` for one it can.

@@ -59,7 +59,8 @@ impl Digest {
         }
     }
 
-    /// The digest as lower-case hex. Pieces that nobody read are hashed now, on all cores.
+    /// The digest as lower-case hex. Pieces that nobody read are hashed now, on all cores. Not to be called from a task of
+    /// the pool: it might wait for itself.
     pub fn hex(&self) -> &str {
         self.whole.get_or_init(|| {
             if self.pieces.len() < 2 {
@@ -132,7 +133,10 @@ mod tests {
         /// Whatever was read before, in whatever order, the digest is BLAKE3 of the files one behind the other.
         #[test]
         fn the_order_of_reading_does_not_matter(
-            sizes in prop::collection::vec(0_usize..700_000, 0..4),
+            sizes in prop::collection::vec(
+                prop_oneof![3 => 0_usize..700_000, 1 => (0_usize..5).prop_map(|count| count * PIECE as usize)],
+                0..4,
+            ),
             reads in prop::collection::vec((0_usize..4, 0.0_f64..1.0, 0.0_f64..1.0), 0..12),
         ) {
             let byte = |at: usize| (at.wrapping_mul(2_654_435_761) >> 7) as u8;

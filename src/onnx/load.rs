@@ -72,7 +72,7 @@ fn inlined(mut model: Model) -> Result<Checked<Model>> {
 pub fn find(path: &Path) -> Result<PathBuf> {
     let meta = path.metadata().map_err(|error| {
         let shown = Error::io(path, &error);
-        if error.kind() == std::io::ErrorKind::NotFound {
+        if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) {
             shown.help("check the path of the model")
         } else {
             shown

@@ -75,8 +75,8 @@ impl Model {
         self.source.digest.hex()
     }
 
-    /// To be told which weights are read, so that [`Self::digest`] need not read them again.
-    pub fn reading(&self) -> Arc<Digest> {
+    /// Where [`Self::digest`] comes from: told which weights were read, it does not read them again.
+    pub fn shared_digest(&self) -> Arc<Digest> {
         Arc::clone(&self.source.digest)
     }
 

@@ -49,14 +49,17 @@ pub fn check_file(option: &str, target: &Path, inputs: &[&Path], overwrite: bool
             .help(format!("{option} NAME.onnx")));
     }
     if !folder.is_dir() {
-        return Err(Error::caller(shown, format!("the folder '{}' does not exist", folder.display()))
-            .help("create it first"));
+        let (what, help) = match folder.exists() {
+            true => ("is a file", "name another folder"),
+            false => ("does not exist", "create it first"),
+        };
+        return Err(Error::caller(shown, format!("the folder '{}' {what}", folder.display())).help(help));
     }
     if inputs.iter().any(|input| holds(input, target)) {
         return Err(Error::caller(shown, "is an input, which efq never changes").help("choose another name"));
     }
     match target.symlink_metadata() {
-        Ok(known) if !(known.is_file() || known.is_symlink()) => {
+        Ok(known) if !(known.is_file() || known.is_symlink() && leads_to_file(target)) => {
             return Err(Error::caller(shown, "is no regular file, and efq replaces no other")
                 .help(format!("{option} names a file")));
         }
@@ -64,6 +67,14 @@ pub fn check_file(option: &str, target: &Path, inputs: &[&Path], overwrite: bool
         _ => {}
     }
     Ok(())
+}
+
+/// Whether a link that is replaced is one to a file, or to nothing: those of devices and open files belong to the system.
+fn leads_to_file(link: &Path) -> bool {
+    let is_of_system = folder_of(link)
+        .canonicalize()
+        .is_ok_and(|folder| ["/dev", "/proc"].iter().any(|system| folder.starts_with(system)));
+    !is_of_system && link.metadata().map_or(true, |meta| meta.is_file())
 }
 
 /// Whether `path` is there and is `input` under this or another name, or lies in it.

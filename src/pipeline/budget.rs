@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::fitting::Fitting;
-use super::forms::{base, reached, wishes};
+use super::forms::{base, reached, role_of, wishes};
 use super::judge::Judge;
 use super::notes::Notes;
 use super::{RewriteOptions, carry_out};
@@ -13,9 +13,10 @@ use crate::data::Sample;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Inventory, WeightUse};
 use crate::onnx::{Checked, Layout, Model, SaveOptions};
-use crate::plan::{Choice, Decision, Encoding, Limit, Plan, Step, raise_to, share, totals, within};
+use crate::plan::{Choice, Decision, Encoding, Limit, Plan, Step, UsePlan, raise_to, share, totals, within};
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Bits, Matrix};
+use crate::role::Role;
 use crate::sensitivity::{Candidate, decoded, output_errors, weight_error};
 use crate::settings::Budget;
 
@@ -90,7 +91,7 @@ impl Costs {
                 Item { decision: at, usage: number, base: base_error, encodings: vec![], choices: vec![] };
             item.add(Encoding::Float, decision.bytes_before, 0.0);
             let wanted = match scope {
-                Scope::All => wishes(site, fitting.scales(), fitting.emit(), algorithm),
+                Scope::All => wishes(site, role_of(known, site_at), fitting.settings()),
                 Scope::Raising => usage.encoding.ladder(site.k).collect(),
             };
             for wish in wanted {
@@ -393,13 +394,15 @@ pub(super) fn can_hold(
         decision.uses.get_mut(number).into_iter().for_each(|usage| usage.encoding = encoding);
         decision.recount();
     };
-    for (at, number, site) in free(plan, known) {
-        let (Some(site), Some(decision)) = (known.sites.get(site), plan.decisions.get(at)) else { continue };
+    for (at, number, site_at) in free(plan, known) {
+        let (Some(site), Some(decision)) = (known.sites.get(site_at), plan.decisions.get(at)) else {
+            continue;
+        };
         if base(model, site, fitting.algorithm())?.is_none() {
             continue;
         }
         let mut fewest = (decision.bytes_before, Encoding::Float);
-        for wish in wishes(site, fitting.scales(), fitting.emit(), fitting.algorithm()) {
+        for wish in wishes(site, role_of(known, site_at), fitting.settings()) {
             let Some((encoding, _)) = reached(model, site, wish)? else { continue };
             let bytes = encoding.bytes(site.k, site.n).unwrap_or(decision.bytes_before);
             if bytes < fewest.0 {
@@ -476,8 +479,35 @@ fn too_small(
     let kept: u64 = fixed.map(|decision| decision.bytes_after).sum();
     let what =
         format!("the least that can be reached is {least}{smallest} bytes, {kept} of them fixed by rules");
-    Ok(Error::caller(name(budget), what)
-        .help("--embeddings auto, --head auto and --unfused int8 leave more to the budget"))
+    Ok(Error::caller(name(budget), what).help(ways_to_leave_more(plan)))
+}
+
+/// The options that would leave more weights of `plan` to a budget.
+fn ways_to_leave_more(plan: &Plan) -> String {
+    let by_option = |usage: &UsePlan| usage.reason.starts_with("--");
+    let any = |wanted: &dyn Fn(&Decision, &UsePlan) -> bool| {
+        plan.decisions.iter().any(|decision| decision.uses.iter().any(|usage| wanted(decision, usage)))
+    };
+    let kept = |is: fn(Role) -> bool| {
+        let is_kept = |usage: &UsePlan| usage.slot.is_some() && usage.fixed && !by_option(usage);
+        any(&|decision, usage| is(decision.role) && is_kept(usage))
+    };
+    let is_stored = plan.decisions.iter().any(|decision| decision.stored.is_some());
+    let ways = [
+        ("--embeddings auto", kept(Role::is_embedding)),
+        ("--head auto", kept(|role| role == Role::LmHead)),
+        (
+            "--unfused int8",
+            any(&|decision, usage| usage.slot.is_none() && decision.stored.is_none()) && !is_stored,
+        ),
+        ("fewer --tensor and --keep", any(&|_, usage| usage.fixed && by_option(usage))),
+    ];
+    let ways: Vec<&str> = ways.iter().filter(|(_, helps)| *helps).map(|(way, _)| *way).collect();
+    if ways.is_empty() {
+        "a larger one".to_owned()
+    } else {
+        format!("to leave more to it: {}", ways.join(", "))
+    }
 }
 
 /// The exact bytes of the file that `plan` gives.

@@ -13,11 +13,12 @@ use crate::data::{self, Origin, Sample, Samples};
 use crate::error::{Error, Kind, Result};
 use crate::graph::Inventory;
 use crate::onnx::staged::StagedFile;
-use crate::onnx::{Checked, Model};
+use crate::onnx::{Checked, Model, map_file};
 use crate::plan::{FittedTo, Plan};
 use crate::progress::Progress;
-use crate::quant::{Algorithm, Emit, ScaleStorage};
+use crate::quant::Algorithm;
 use crate::report;
+use crate::settings::Settings;
 use crate::statistics::Kept;
 
 /// Rows made up beside real ones that are few: more than they count as, for what moments they have.
@@ -343,14 +344,9 @@ impl<'a> Fitting<'a> {
         self.options.settings.algorithm
     }
 
-    /// Type of the scales in this run.
-    pub fn scales(&self) -> ScaleStorage {
-        self.options.settings.scales
-    }
-
-    /// The node that takes a blocked weight in this run.
-    pub fn emit(&self) -> Emit {
-        self.options.settings.emit
+    /// What decides in this run.
+    pub fn settings(&self) -> &Settings {
+        &self.options.settings
     }
 
     /// What came of it.
@@ -372,7 +368,7 @@ fn keep_rows(list: &mut Vec<Sample>, rows: u64) {
 /// Statistics that an earlier run kept, for `model` only.
 fn read_statistics(path: &Path, model: &Model) -> Result<(Kept, report::StatisticsFile)> {
     let place = |error: Error| error.within(path.display());
-    let bytes = std::fs::read(path).map_err(|error| Error::io(path, &error))?;
+    let bytes = map_file(path)?;
     let kept = Kept::from_bytes(&bytes).map_err(place)?;
     let about = |key: &str| kept.about.get(key).cloned().unwrap_or_default();
     if about(MODEL) != model.digest() {

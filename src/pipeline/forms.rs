@@ -1,17 +1,20 @@
 //! The forms that a weight may be stored in under a budget.
 
 use crate::error::Result;
-use crate::graph::{Form, Site};
+use crate::graph::{Form, Inventory, Site};
 use crate::onnx::Model;
 use crate::plan::Encoding;
 use crate::quant::{Algorithm, BLOCKS, Bits, Emit, PackedRows, ScaleStorage, Scheme};
+use crate::role::Role;
 use crate::sensitivity::{Candidate, Reach, reach};
+use crate::settings::Settings;
 
 /// The block at which the influence of a weight is measured.
 const BASE_BLOCK: usize = 64;
 
-/// Ways to store the weight of `site`, float aside.
-pub(super) fn wishes(site: &Site, scales: ScaleStorage, emit: Emit, algorithm: Algorithm) -> Vec<Encoding> {
+/// Ways to store the weight of `site`, which plays `role`, float aside.
+pub(super) fn wishes(site: &Site, role: Role, settings: &Settings) -> Vec<Encoding> {
+    let &Settings { scales, emit, algorithm, held, .. } = settings;
     if site.form == Form::Gather {
         let (algorithm, scales) = (Algorithm::Search, scales.of_rows());
         let packed = [32, 64, 128].map(|block| PackedRows { block, scales });
@@ -23,11 +26,19 @@ pub(super) fn wishes(site: &Site, scales: ScaleStorage, emit: Emit, algorithm: A
         algorithm,
     };
     let mut found = vec![blocks(Bits::Eight, 128, true, scales), blocks(Bits::Eight, 32, true, scales)];
+    let block = held.block.map(|block| block.for_role(role));
+    let may = |encoding: &Encoding| match encoding {
+        Encoding::Blocks { scheme, .. } => {
+            held.symmetric.is_none_or(|symmetric| scheme.symmetric == symmetric)
+        }
+        _ => true,
+    };
     let widest = BLOCKS.iter().position(|block| *block >= site.k).unwrap_or(BLOCKS.len() - 1);
-    for block in &BLOCKS[..=widest] {
+    let four = block.as_ref().map_or(&BLOCKS[..=widest], std::slice::from_ref);
+    for block in four {
         for scales in [scales, ScaleStorage::Byte] {
-            found.push(blocks(Bits::Four, *block, false, scales));
-            found.push(blocks(Bits::Four, *block, true, scales));
+            let both = [false, true].map(|symmetric| blocks(Bits::Four, *block, symmetric, scales));
+            found.extend(both.into_iter().filter(may));
         }
     }
     found
@@ -65,4 +76,9 @@ pub(super) fn base(
         },
     };
     reached(model, site, wish)
+}
+
+/// The role of a site.
+pub(super) fn role_of(known: &Inventory, site: usize) -> Role {
+    known.roles.get(site).copied().unwrap_or(Role::Other)
 }

@@ -25,7 +25,7 @@ use crate::limits;
 use crate::onnx::save::{stage, stage_copy};
 use crate::onnx::{Checked, Model, SaveOptions, Staged, check_target, load};
 use crate::opset::Raised;
-use crate::plan::{Decision, Plan, choose, choose_unseen, share};
+use crate::plan::{Decision, Plan, check_values, choose, choose_unseen, share};
 use crate::progress::Progress;
 use crate::report::{Report, Validation};
 use crate::rewrite::{Errors, Rewritten, check, rewrite as carry_out, verify};
@@ -210,6 +210,7 @@ fn rewrite_planned(
         Some(text) => {
             let mut plan = Plan::from_json(text, &model, model.digest())?;
             check(&known, &plan)?;
+            check_values(&model, &known, &plan).map_err(place)?;
             // The figures in a file are those of whoever wrote it.
             plan.decisions.iter_mut().for_each(Decision::recount);
             plan
@@ -217,7 +218,11 @@ fn rewrite_planned(
         None => choose(&model, "", &known, &options.settings)?,
     };
     let notes = notes::Notes::new(&model, &options.settings).with_frozen(frozen);
-    if !plan.changes_anything() {
+    // A budget of bytes tells what it cannot hold.
+    let is_bound = matches!(budget::asked(options), Some(Budget::Size(_) | Budget::BitsPerWeight(_)))
+        && options.output.is_some()
+        && plan.has_sites();
+    if !plan.changes_anything() && !is_bound {
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
     let fitting = Fitting::new(options, &model)?;
@@ -456,8 +461,7 @@ fn unchanged(
     notes: notes::Notes,
     progress: &dyn Progress,
 ) -> Result<Done> {
-    let chosen = plan.decisions.iter().flat_map(|decision| &decision.uses).any(|usage| usage.slot.is_some());
-    if !chosen {
+    if !plan.has_sites() {
         // Indices, shapes and masks are no weights, however large.
         let is_weight = |decision: &Decision| !matches!(&*decision.data_type, "int64" | "int32" | "bool");
         let size = |decision: &&Decision| (is_weight(decision), decision.bytes_before);

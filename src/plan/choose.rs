@@ -7,9 +7,9 @@ use crate::error::{Error, Result};
 use crate::graph::{Form, Index, Inventory, Site, Weight, WeightUse};
 use crate::onnx::{Model, tensor};
 use crate::preset::{Store, nearest};
-use crate::quant::{Bits, Emit, PackedRows, Scheme, Survey};
+use crate::quant::{Bits, Emit, PackedRows, Scheme};
 use crate::role::Role;
-use crate::sensitivity::{Candidate, Reach, expected, reach, reach_of};
+use crate::sensitivity::{Reach, expected, reach};
 use crate::settings::{Rule, Settings};
 
 /// The largest block of a 4-bit table.
@@ -45,17 +45,6 @@ pub fn choose_unseen(
     settings: &Settings,
 ) -> Result<Plan> {
     choose_by(true, model, digest, inventory, settings)
-}
-
-/// What of the values of a weight, as `seen`, its plan did not foresee, if it gives the blocks of `site` this scheme.
-pub fn unforeseen(seen: &Survey, site: &Site, scheme: Scheme) -> Option<String> {
-    let planned = Candidate::Blocks(scheme);
-    let what = match reach_of(seen, site, planned) {
-        found if found == Reach::Fits(planned) => return None,
-        Reach::NotFinite(row, column) => format!("holds a value that is not finite at [{row},{column}]"),
-        Reach::ScalesTooFine | Reach::Fits(_) => "needs scales that float16 does not hold".to_owned(),
-    };
-    Some(format!("{what}, which its plan did not foresee"))
 }
 
 fn choose_by(

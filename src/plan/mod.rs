@@ -10,6 +10,7 @@ mod repair;
 mod share;
 mod small;
 mod stored;
+mod unforeseen;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,11 +21,12 @@ use crate::role::Role;
 use crate::sensitivity::Candidate;
 
 pub use budget::{Choice, Limit, totals, within};
-pub use choose::{choose, choose_unseen, tied_bytes, unforeseen};
+pub use choose::{choose, choose_unseen, tied_bytes};
 pub use fitted::FittedTo;
 pub use repair::{Step, raise_to};
 pub use share::{are_twins, share};
 pub use stored::{Stored, matrix as stored_matrix};
+pub use unforeseen::{check_values, unforeseen, unforeseen_error};
 
 /// Version of the plan's format; raised when a reader of the old one would be misled.
 pub const SCHEMA: u32 = 1;
@@ -226,6 +228,11 @@ impl Plan {
     /// Whether any tensor is encoded.
     pub fn changes_anything(&self) -> bool {
         self.decisions.iter().any(Decision::is_encoded)
+    }
+
+    /// Whether any tensor has a use that could be encoded.
+    pub fn has_sites(&self) -> bool {
+        self.decisions.iter().flat_map(|decision| &decision.uses).any(|usage| usage.slot.is_some())
     }
 
     /// Whether a weight is to be fitted to activations.

@@ -3,11 +3,11 @@
 use super::edit::Edit;
 use super::linear::Wish;
 use super::{code_type, scale_type};
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::graph::{Site, Values};
 use crate::onnx::node;
 use crate::onnx::proto::tensor_proto::DataType;
-use crate::plan::unforeseen;
+use crate::plan::{unforeseen, unforeseen_error};
 use crate::quant::{Quantized, ScaleStorage, quantize_surveyed};
 
 /// Domain that keeps a node out of the raising of the operator set: it is of the new one already.
@@ -84,7 +84,7 @@ pub(super) fn promise(
     let values = Values::of(edit.model, site)?;
     let errors = edit.errors.clone();
     let fitted = fitted.map(|fitted| fitted.quantized.clone());
-    let (reading, site_here, weight) = (edit.model.reading(), site.clone(), weight.to_owned());
+    let (reading, site_here, weight) = (edit.model.shared_digest(), site.clone(), weight.to_owned());
     edit.promise(
         site.at.node,
         parts,
@@ -95,8 +95,7 @@ pub(super) fn promise(
                     let note = |bytes: &[u8]| reading.note(bytes);
                     let (made, seen) = quantize_surveyed(&values.matrix()?, scheme, algorithm, note);
                     if let Some(what) = seen.and_then(|seen| unforeseen(&seen, &site_here, scheme)) {
-                        return Err(Error::new(Kind::Unforeseen, format!("'{weight}'"), what)
-                            .help("make the plan again with `efq rewrite --dry-run --plan FILE`"));
+                        return Err(unforeseen_error(&weight, what));
                     }
                     made
                 }

@@ -45,6 +45,11 @@ fn targets() {
         add("output is a link to the input, forced", "-o link.onnx --force", &|folder| {
             symlink("m.onnx", folder.join("link.onnx")).unwrap();
         });
+        add("output is a link to a device, forced", "-o link.onnx --force", &|folder| {
+            symlink("/dev/null", folder.join("link.onnx")).unwrap();
+        });
+        add("output is an open file, forced", "-o /proc/self/fd/1 --force", &nothing);
+        add("output lies in a file", "-o m.onnx/out.onnx", &nothing);
         add("output is a dangling link", "-o link.onnx", &|folder| {
             symlink("gone", folder.join("link.onnx")).unwrap()
         });
