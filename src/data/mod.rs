@@ -10,6 +10,7 @@ mod images;
 mod inputs;
 mod npz;
 mod padding;
+mod positions;
 mod preprocess;
 mod resample;
 mod safetensors;
@@ -29,6 +30,7 @@ use crate::onnx::Model;
 use crate::onnx::proto::tensor_proto::DataType;
 
 pub use inputs::{Dim, InputSpec, as_integers, inputs};
+pub use positions::Sequence;
 pub use synthetic::{Drafts, drafts, synthetic, synthetic_calibration};
 
 /// A dense array with little-endian elements in row-major order.

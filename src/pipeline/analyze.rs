@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use super::blame::blame;
 use super::judge::{Judge, Judged};
 use super::notes::file;
 use super::{RewriteOptions, output_of};
@@ -84,7 +85,8 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
         let some = samples.list.get(..SAMPLES.min(samples.list.len())).unwrap_or_default();
         let each: Vec<_> =
             wanted.iter().map(|(site, candidate)| (*site, *candidate, options.algorithm)).collect();
-        let errors = output_errors(&model, &known, &each, &original, some, progress)?;
+        let errors = output_errors(&model, &known, &each, &original, some, progress)
+            .map_err(|error| blame(error, &samples, &asked, &model, &known, progress))?;
         for (row, error) in rows.iter_mut().zip(errors) {
             row.output_error = error.map(f64::sqrt);
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::blame::blame;
 use super::judge::provenance;
 use super::{RewriteOptions, memory, output_of};
 use crate::calibrate::{
@@ -149,10 +150,28 @@ impl<'a> Fitting<'a> {
                 self.calibrated = calibrated;
                 self.keep(model)?;
             }
-            Err(error) if error.kind() == Kind::Unsupported => self.reason = Some(error.to_string()),
-            Err(error) => return Err(error),
+            Err(error) => match self.blame(error, model, known, progress) {
+                error if error.kind() == Kind::Unsupported => self.reason = Some(error.to_string()),
+                error => return Err(error),
+            },
         }
         Ok(&self.calibrated.fitted)
+    }
+
+    /// `error` as one of the user's samples, where they are at fault.
+    fn blame(
+        &self,
+        error: Error,
+        model: &Checked<Model>,
+        known: &Inventory,
+        progress: &dyn Progress,
+    ) -> Error {
+        match &self.samples {
+            // Of a plan that calibration cannot serve.
+            _ if error.is_about("calibration") => error,
+            Some((samples, _)) => blame(error, samples, self.options, model, known, progress),
+            None => error,
+        }
     }
 
     fn run(
@@ -315,6 +334,22 @@ impl<'a> Fitting<'a> {
                 judges.list.len()
             )
         })
+    }
+
+    /// Warnings where what was asked for was not done: no weight was fitted to the user's samples, or their statistics were
+    /// not kept.
+    pub fn undone(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let reason = self.reason.as_deref();
+        if let (Some(source), Some(reason)) = (&self.options.calibration, reason) {
+            out.push(format!("no weight was fitted to --calibration {}: {reason}", source.path.display()));
+        }
+        let kept = self.kept.is_some() || self.staged.is_some();
+        if let (Some(path), false) = (&self.options.statistics, kept) {
+            let why = reason.unwrap_or("no statistics were collected");
+            out.push(format!("--statistics {} was not written: {why}", path.display()));
+        }
+        out
     }
 
     /// A warning where samples were of no use.

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::blame::blame;
 use super::{RewriteOptions, When, memory, output_of, samples_for};
 use crate::data::{self, InputSpec, Label, Sample, Samples};
 use crate::engine::{Output, Runner, Variant, fusion};
@@ -169,11 +170,12 @@ impl<'a> Judge<'a> {
     /// What the runs stand on, made ready where it is not yet.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] when the original cannot be run.
+    /// [`Kind::Unsupported`] when the original cannot be run, and an error of the user's samples when it is they on which it
+    /// cannot.
     pub(super) fn prepared(&mut self, progress: &dyn Progress) -> Result<&Ready> {
         let ready = match self.ready.take() {
             Some(ready) => ready,
-            None => self.prepare(progress)?,
+            None => self.prepare(progress).map_err(|error| self.blame(error, progress))?,
         };
         Ok(self.ready.insert(ready))
     }
@@ -200,6 +202,12 @@ impl<'a> Judge<'a> {
             }
             other => other,
         }
+    }
+
+    /// `error` as one of the user's samples, where they are at fault.
+    fn blame(&self, error: Error, progress: &dyn Progress) -> Error {
+        let Some(samples) = &self.given else { return error };
+        blame(error, samples, self.options, self.model, self.known, progress)
     }
 
     /// Why both models are not run within `limit` bytes.
@@ -243,6 +251,7 @@ impl<'a> Judge<'a> {
             scores.par_extend(others.par_iter().enumerate().map(|(at, sample)| score(at + 1, sample)));
         }
         let scores: Result<Vec<(Score, Score)>> = scores.into_iter().collect();
+        let scores = scores.map_err(|error| self.blame(error, progress));
         let (with_kernel, weights): (Vec<Score>, Vec<Score>) = scores?.into_iter().unzip();
         let measure = ready.measure();
         let target = self.options.settings.target;
@@ -263,9 +272,9 @@ impl<'a> Judge<'a> {
         Ok(Judged::Measured { validation, verdict: Box::new(verdict) })
     }
 
-    fn prepare(&mut self, progress: &dyn Progress) -> Result<Ready> {
+    fn prepare(&self, progress: &dyn Progress) -> Result<Ready> {
         let output = output_of(self.options, self.model, self.known)?;
-        let samples = samples_for(self.options, self.model, self.known, self.given.take())?;
+        let samples = samples_for(self.options, self.model, self.known, self.given.clone())?;
         let original = Runner::new(self.model, &output.name, Variant::Deployed)?;
         let samples = without_padding(samples, &data::inputs(self.model)?, &original)?;
         let bare = match fusion(self.model).fused.is_empty() {

@@ -2,6 +2,7 @@
 
 mod aim;
 mod analyze;
+mod blame;
 mod budget;
 mod explain;
 mod fitting;
@@ -276,6 +277,8 @@ fn rewrite_planned(
         let what =
             format!("{option} was not looked at: the plan has no weight that is fitted to activations");
         report.warnings.push(what);
+    } else {
+        report.warnings.extend(fitting.undone());
     }
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {
         deployed.outcome = Outcome::Failed;

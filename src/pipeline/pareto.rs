@@ -109,7 +109,7 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         preset: options.settings.preset.clone(),
         real_samples: judge.samples().is_some(),
         points,
-        warnings: remarks.into_iter().chain(warnings.into_iter().flatten()).collect(),
+        warnings: remarks.into_iter().chain(warnings.into_iter().flatten()).chain(fitting.undone()).collect(),
     })
 }
 

@@ -1,0 +1,109 @@
+//! Samples that a user gives and that are of no use: what cannot be run is told by its file, what does not count is left out,
+//! and nothing stands in for them in silence.
+
+mod support;
+
+use efq::onnx::node;
+use efq::onnx::proto::{GraphProto, tensor_proto::DataType};
+use serde_json::Value;
+use support::{Folder, Net, Run, body, done, noise, npy_f32, npy_i64, npz, value};
+
+/// A model of 64 words and 24 positions, which it counts itself.
+fn counting() -> Net {
+    Net::new()
+        .input("input_ids", DataType::Int64, &["batch", "length"])
+        .output("logits", DataType::Float, &["batch", "length", "64"])
+        .floats("words", &[64, 64], &noise(64 * 64, 1))
+        .floats("places", &[24, 64], &noise(24 * 64, 2))
+        .floats("inner", &[64, 64], &noise(64 * 64, 3))
+        .floats("head", &[64, 64], &noise(64 * 64, 4))
+        .integers("zero", &[], &[0])
+        .integers("one", &[], &[1])
+        .node("Shape", "shape", &["input_ids"], &["shape"], vec![])
+        .node("Gather", "size", &["shape", "one"], &["size"], vec![])
+        .node("Range", "range", &["zero", "size", "one"], &["range"], vec![])
+        .node("Gather", "words_of", &["words", "input_ids"], &["a"], vec![])
+        .node("Gather", "places_of", &["places", "range"], &["b"], vec![])
+        .node("Add", "sum", &["a", "b"], &["c"], vec![])
+        .node("MatMul", "first", &["c", "inner"], &["d"], vec![])
+        .node("Tanh", "bend", &["d"], &["e"], vec![])
+        .node("MatMul", "last", &["e", "head"], &["logits"], vec![])
+}
+
+/// `count` samples of `length` ids.
+fn ids(count: usize, length: usize) -> Vec<u8> {
+    let values: Vec<i64> = (0..count * length).map(|at| (at * 7 % 61) as i64).collect();
+    npz(&[("input_ids", npy_i64(&[count, length], &values))])
+}
+
+fn args(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+fn json(run: &Run) -> Value {
+    serde_json::from_str(done(run)).unwrap()
+}
+
+/// Whatever runs the samples: the error is theirs, and nothing is written.
+#[test]
+fn samples_longer_than_the_positions_are_told_by_their_file() {
+    let folder = Folder::new();
+    counting().save(&folder.join("m.onnx"));
+    folder.write("long.npz", ids(20, 40));
+    folder.write("good.npz", ids(20, 24));
+    let told = "error: long.npz: 'input_ids': 40 positions in sample 0, the model takes 24 (20 of 20 samples have more: cut or \
+                split them)\n";
+    for line in [
+        "rewrite m.onnx -p high_compression -o o.onnx --data good.npz --calibration long.npz --strict -q",
+        "rewrite m.onnx -p high_compression -o o.onnx --calibration long.npz --algorithm gptq --statistics s",
+        "rewrite m.onnx -p high_compression -o o.onnx --data long.npz",
+        "rewrite m.onnx -p high_compression -o o.onnx --data long.npz --target-loss 1",
+        "rewrite m.onnx -p high_compression -o o.onnx --data long.npz --target-bpw 8",
+        "pareto m.onnx -p high_compression --points 2 --data good.npz --calibration long.npz",
+        "pareto m.onnx -p high_compression --points 2 --data long.npz",
+        "validate m.onnx m.onnx -p high_compression --data long.npz",
+        "analyze m.onnx --data long.npz",
+        "explain m.onnx m.onnx --data long.npz",
+    ] {
+        let run = folder.efq(&args(line));
+        assert_eq!((run.code, run.err.as_str()), (Some(3), told), "{line}");
+        assert!(!folder.join("o.onnx").exists() && !folder.join("s").exists(), "{line}");
+    }
+    let fits = "validate m.onnx m.onnx -p high_compression --data good.npz";
+    done(&folder.efq(&args(fits)));
+}
+
+/// What no sample can change is not their fault: the work goes on without them, and the report warns of it.
+#[test]
+fn samples_that_cannot_be_fitted_to_are_a_warning() {
+    let folder = Folder::new();
+    let product = |name: &str| {
+        let output = vec![value(name, DataType::Float, &["rows", "64"])];
+        let node = vec![node::build("MatMul", "", &["x", "w"], &[name], vec![])];
+        GraphProto { name: Some("body".into()), node, output, ..Default::default() }
+    };
+    let bodies = vec![body("then_branch", product("a")), body("else_branch", product("b"))];
+    Net::new()
+        .input("x", DataType::Float, &["rows", "64"])
+        .input("c", DataType::Bool, &[])
+        .output("y", DataType::Float, &["rows", "64"])
+        .floats("w", &[64, 64], &noise(64 * 64, 1))
+        .node("If", "choice", &["c"], &["y"], bodies)
+        .save(&folder.join("m.onnx"));
+    let (x, c) = (npy_f32(&[40, 64], &noise(40 * 64, 2)), npy_i64(&[40], &[1; 40]));
+    folder.write("d.npz", npz(&[("x", x), ("c", c)]));
+    let line = "rewrite m.onnx -p high_compression -o o.onnx --data d.npz --calibration d.npz --statistics s.safetensors \
+                --min-cosine 0.1 --force";
+    let report = json(&folder.efq(&args(&format!("{line} --format json"))));
+    let warnings = report["warnings"].to_string();
+    let why = "calibration: every linear layer stands in a body, which calibration does not enter";
+    for told in ["no weight was fitted to --calibration d.npz", "--statistics s.safetensors was not written"]
+    {
+        assert!(warnings.contains(&format!("{told}: {why}")), "{report:#}");
+    }
+    assert_eq!(report["validation"]["deployed"]["outcome"], "passed", "{report:#}");
+    assert!(!folder.join("s.safetensors").exists());
+    let strict = folder.efq(&args(&format!("{line} --strict -q")));
+    let told = "error: no weight was fitted to the samples of --calibration, which --strict does not pass\n";
+    assert_eq!((strict.code, strict.err.as_str()), (Some(4), told), "{strict:?}");
+}
