@@ -107,3 +107,58 @@ fn samples_that_cannot_be_fitted_to_are_a_warning() {
     let told = "error: no weight was fitted to the samples of --calibration, which --strict does not pass\n";
     assert_eq!((strict.code, strict.err.as_str()), (Some(4), told), "{strict:?}");
 }
+
+/// A copy of a sample that is fitted to would judge that fit.
+#[test]
+fn copies_of_calibration_samples_are_left_out() {
+    let folder = Folder::new();
+    Net::linear(64, 96).save(&folder.join("m.onnx"));
+    let of = |distinct: usize| {
+        let values = noise(distinct * 64, 2).repeat(40 / distinct);
+        folder.write("x.npz", npz(&[("x", npy_f32(&[40, 64], &values))]));
+        let line = "rewrite m.onnx -p high_compression -o o.onnx --validate never --calibration x.npz --force --format json";
+        json(&folder.efq(&args(line)))
+    };
+    let (twice, one, each) = (of(20), of(1), of(40));
+    let told = |report: &Value| {
+        let warnings = report["warnings"].as_array().unwrap();
+        let left_out = warnings.iter().filter_map(Value::as_str).find(|told| told.contains("left out"));
+        (report["fitting"]["samples"].clone(), left_out.map(str::to_owned))
+    };
+    let copies = |count: usize| {
+        (
+            Value::from(40 - count),
+            Some(format!("{count} of 40 calibration samples are copies of others and were left out")),
+        )
+    };
+    assert_eq!((told(&twice), told(&one)), (copies(20), copies(39)));
+    assert_eq!(told(&each), (Value::from(40), None));
+    assert_eq!([&twice, &one].map(|report| &report["fitting"]["judged_by_real"]), [true, false]);
+}
+
+/// NaN in samples that judge is theirs and not the original's, but for a model that knows what to make of it.
+#[test]
+fn samples_without_numbers_do_not_judge() {
+    let folder = Folder::new();
+    Net::linear(64, 96).save(&folder.join("m.onnx"));
+    let mut values = noise(40 * 64, 1);
+    values[5 * 64 + 3] = f32::NAN;
+    values[9 * 64] = f32::INFINITY;
+    folder.write("x.npz", npz(&[("x", npy_f32(&[40, 64], &values))]));
+    let judged = |model: &str| {
+        let line = format!("validate {model} {model} -p high_compression --data x.npz --format json");
+        let report = json(&folder.efq(&args(&line)));
+        let deployed = &report["validation"]["deployed"];
+        (report["warnings"].to_string(), deployed["samples"].clone(), deployed["skipped"].clone())
+    };
+    let told = "[\"2 of 40 samples of --data hold NaN or infinity and were left out\"]";
+    assert_eq!(judged("m.onnx"), (told.to_owned(), 38.into(), 0.into()));
+    Net::linear(64, 96)
+        .floats("low", &[], &[-1.0])
+        .floats("high", &[], &[1.0])
+        .with(|graph| graph.node[0].input[0] = "within".into())
+        .node("Clip", "", &["x", "low", "high"], &["within"], vec![])
+        .with(|graph| graph.node.swap(0, 1))
+        .save(&folder.join("clip.onnx"));
+    assert_eq!(judged("clip.onnx"), ("[]".to_owned(), 40.into(), 0.into()));
+}

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::blame::blame;
 use super::judge::provenance;
+use super::left_out::to_fit;
 use super::{RewriteOptions, memory, output_of};
 use crate::calibrate::{
     Calibrated, Fitted, LEAST_SAMPLES, Likeness, Material, PASSES, calibrate, from_statistics, generate,
@@ -44,8 +45,8 @@ pub(super) struct Fitting<'a> {
     staged: Option<StagedFile>,
     /// Why there are no statistics where they were wanted.
     reason: Option<String>,
-    /// Samples that were left out because they hold NaN, of how many.
-    no_numbers: Option<(usize, usize)>,
+    /// Samples that were left out, and why.
+    left_out: Vec<String>,
 }
 
 impl<'a> Fitting<'a> {
@@ -57,16 +58,9 @@ impl<'a> Fitting<'a> {
         let specs = data::inputs(model)?;
         let samples = options.calibration.as_ref().map(|source| data::load(source, model)).transpose()?;
         // What reaches a linear from padding has no part in statistics.
-        let mut samples = samples.map(|samples| (samples.without_padding(&specs), Likeness::Close));
-        let mut no_numbers = None;
-        if let Some((samples, _)) = &mut samples {
-            let count = samples.list.iter().filter(|sample| sample.has_nan()).count();
-            // Where no other is left, each layer says why it was not fitted.
-            if count > 0 && count < samples.list.len() {
-                no_numbers = Some((count, samples.list.len()));
-                samples.list.retain(|sample| !sample.has_nan());
-            }
-        }
+        let useful = samples.map(|samples| to_fit(samples.without_padding(&specs)));
+        let (samples, left_out) = useful
+            .map_or_else(Default::default, |useful| (Some((useful.samples, Likeness::Close)), useful.told));
         let existing = options.statistics.as_deref().filter(|path| path.exists());
         let kept = match existing {
             Some(path) if options.calibration.is_none() => Some(read_statistics(path, model)?),
@@ -84,7 +78,7 @@ impl<'a> Fitting<'a> {
             kept,
             staged: None,
             reason: None,
-            no_numbers,
+            left_out,
         })
     }
 
@@ -352,10 +346,9 @@ impl<'a> Fitting<'a> {
         out
     }
 
-    /// A warning where samples were of no use.
-    pub fn left_out(&self) -> Option<String> {
-        let (count, all) = self.no_numbers?;
-        Some(format!("{count} of {all} calibration samples hold NaN and were left out"))
+    /// Warnings of samples that were of no use.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// What of the source of the samples is not in them.

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::blame::blame;
+use super::left_out::{Useful, to_judge};
 use super::{RewriteOptions, When, memory, output_of, samples_for};
 use crate::data::{self, InputSpec, Label, Sample, Samples};
 use crate::engine::{Output, Runner, Variant, fusion};
@@ -39,6 +40,10 @@ pub(super) struct Judge<'a> {
 /// Everything of a judgement that does not change between rounds.
 pub(super) struct Ready {
     pub(super) samples: Samples,
+    /// The number of each sample in its source.
+    numbers: Vec<usize>,
+    /// Samples that were left out, and why.
+    left_out: Vec<String>,
     pub(super) output: Measured,
     pub(super) original: Runner,
     /// The original without the int8 step, where it has fused layers of its own.
@@ -167,6 +172,11 @@ impl<'a> Judge<'a> {
         self.ready.as_ref().map(|ready| &ready.samples).filter(|samples| samples.are_real())
     }
 
+    /// Warnings of samples that were of no use.
+    pub(super) fn left_out(&self) -> &[String] {
+        self.ready.as_ref().map_or(&[], |ready| &ready.left_out)
+    }
+
     /// What the runs stand on, made ready where it is not yet.
     ///
     /// # Errors
@@ -240,7 +250,7 @@ impl<'a> Judge<'a> {
                     ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
                 Ok((with_kernel, weights))
             };
-            let both = compare().map_err(|error: Error| place_of(&ready.samples, at, error))?;
+            let both = compare().map_err(|error: Error| place_of(&ready.samples, ready.number(at), error))?;
             progress.advance(1);
             Ok(both)
         };
@@ -276,6 +286,7 @@ impl<'a> Judge<'a> {
         let output = output_of(self.options, self.model, self.known)?;
         let samples = samples_for(self.options, self.model, self.known, self.given.clone())?;
         let original = Runner::new(self.model, &output.name, Variant::Deployed)?;
+        let Useful { samples, numbers, told: left_out } = to_judge(samples, &original)?;
         let samples = without_padding(samples, &data::inputs(self.model)?, &original)?;
         let bare = match fusion(self.model).fused.is_empty() {
             true => None,
@@ -306,7 +317,7 @@ impl<'a> Judge<'a> {
             Some(_) => None,
             None => Some(declared_sizes(self.model, &output.name)),
         };
-        Ok(Ready { samples, output, original, bare, width, sizes, kept })
+        Ok(Ready { samples, numbers, left_out, output, original, bare, width, sizes, kept })
     }
 }
 
@@ -317,6 +328,11 @@ impl Ready {
             Some(output) => Ok(output.clone()),
             None => self.original.run(sample),
         }
+    }
+
+    /// The number of sample `at` in its source.
+    fn number(&self, at: usize) -> usize {
+        self.numbers.get(at).copied().unwrap_or(at)
     }
 
     /// The score of one sample.

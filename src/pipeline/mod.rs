@@ -9,6 +9,7 @@ mod fitting;
 mod forms;
 mod inspect;
 mod judge;
+mod left_out;
 mod memory;
 mod notes;
 mod pairs;
@@ -272,7 +273,7 @@ fn rewrite_planned(
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
     report.warnings.extend(fitting.few());
-    report.warnings.extend(fitting.left_out());
+    report.warnings.extend(fitting.left_out().iter().chain(judge.left_out()).cloned());
     if let (Some(option), None) = (to_fit_to(options), &report.fitting) {
         let what =
             format!("{option} was not looked at: the plan has no weight that is fitted to activations");
@@ -375,6 +376,7 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     let notes = notes::Notes::new(&original, &options.settings);
     let mut report = notes.compared(&rewritten, judged);
     report.warnings.extend(remarks);
+    report.warnings.extend(judge.left_out().iter().cloned());
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
     Ok(report)
 }
