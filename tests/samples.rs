@@ -162,3 +162,28 @@ fn samples_without_numbers_do_not_judge() {
         .save(&folder.join("clip.onnx"));
     assert_eq!(judged("clip.onnx"), ("[]".to_owned(), 40.into(), 0.into()));
 }
+
+/// An original to which the next tokens are less likely than to a blind guess was not made for them.
+#[test]
+fn labels_that_are_worse_than_a_blind_guess_are_told() {
+    let folder = Folder::new();
+    let loud: Vec<f32> = noise(64 * 64, 4).iter().map(|value| 60.0 * value).collect();
+    counting()
+        .with(|graph| graph.initializer.retain(|tensor| tensor.name() != "head"))
+        .floats("head", &[64, 64], &loud)
+        .save(&folder.join("m.onnx"));
+    let values: Vec<i64> = (0..20 * 24).map(|at| at * 7 % 61).collect();
+    let labels: Vec<i64> = (0..20 * 24).map(|at| at * 11 % 59).collect();
+    let arrays = [("input_ids", npy_i64(&[20, 24], &values)), ("labels", npy_i64(&[20, 24], &labels))];
+    folder.write("d.npz", npz(&arrays));
+    for line in [
+        "validate m.onnx m.onnx -p high_compression --data d.npz --format json",
+        "rewrite m.onnx -p high_compression -o o.onnx --data d.npz --format json --keep-output --accuracy-target 99",
+    ] {
+        let report = json(&folder.efq(&args(line)));
+        let warnings = report["warnings"].to_string();
+        let [before, guess] =
+            ["the original's perplexity of the labels is ", ", that of a blind guess 64: the labels"];
+        assert!(warnings.contains(before) && warnings.contains(guess), "{report:#}");
+    }
+}

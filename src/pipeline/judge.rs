@@ -172,6 +172,11 @@ impl<'a> Judge<'a> {
         self.ready.as_ref().map(|ready| &ready.samples).filter(|samples| samples.are_real())
     }
 
+    /// How many classes the user's samples are judged by, if they have been read: the length of the output's last axis.
+    pub(super) fn classes(&self) -> Option<usize> {
+        self.ready.as_ref().filter(|ready| ready.samples.are_real()).map(|ready| ready.width)
+    }
+
     /// Warnings of samples that were of no use.
     pub(super) fn left_out(&self) -> &[String] {
         self.ready.as_ref().map_or(&[], |ready| &ready.left_out)

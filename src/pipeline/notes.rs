@@ -16,7 +16,7 @@ use crate::quant::WeightError;
 use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
 use crate::rewrite::{Metadata, Rewritten};
 use crate::settings::Settings;
-use crate::validate::Measure;
+use crate::validate::{Measure, figure};
 
 /// Outputs that a warning names.
 const SOME_OUTPUTS: usize = 3;
@@ -268,6 +268,21 @@ pub(super) fn chance(samples: Option<&Samples>, validation: &Validation) -> Opti
         format!(
             "the original is right on {right:.1} % of the samples, always giving the commonest label on {guessed:.1} %: \
              the labels, or how the inputs were made, may not be those of this model"
+        )
+    })
+}
+
+/// What makes the labels of positions doubtful: an original to which they are less likely than to who gives each of as many
+/// `classes` the same chance.
+pub(super) fn blind(classes: Option<usize>, validation: &Validation) -> Option<String> {
+    let Validation::Measured { deployed, .. } = validation else { return None };
+    let (found, _) = deployed.perplexity.filter(|_| deployed.measure == Measure::Perplexity)?;
+    let guessed = classes? as f64;
+    (guessed > 1.0 && found > guessed).then(|| {
+        format!(
+            "the original's perplexity of the labels is {}, that of a blind guess {guessed}: the labels, or how the inputs were \
+             made, may not be those of this model",
+            figure(found)
         )
     })
 }
