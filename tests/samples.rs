@@ -8,13 +8,13 @@ use efq::onnx::proto::{GraphProto, tensor_proto::DataType};
 use serde_json::Value;
 use support::{Folder, Net, Run, body, done, noise, npy_f32, npy_i64, npz, value};
 
-/// A model of 64 words and 24 positions, which it counts itself.
-fn counting() -> Net {
+/// A model of 64 words and so many positions, which it counts itself.
+fn counting(positions: usize) -> Net {
     Net::new()
         .input("input_ids", DataType::Int64, &["batch", "length"])
         .output("logits", DataType::Float, &["batch", "length", "64"])
         .floats("words", &[64, 64], &noise(64 * 64, 1))
-        .floats("places", &[24, 64], &noise(24 * 64, 2))
+        .floats("places", &[positions, 64], &noise(positions * 64, 2))
         .floats("inner", &[64, 64], &noise(64 * 64, 3))
         .floats("head", &[64, 64], &noise(64 * 64, 4))
         .integers("zero", &[], &[0])
@@ -48,7 +48,7 @@ fn json(run: &Run) -> Value {
 #[test]
 fn samples_longer_than_the_positions_are_told_by_their_file() {
     let folder = Folder::new();
-    counting().save(&folder.join("m.onnx"));
+    counting(24).save(&folder.join("m.onnx"));
     folder.write("long.npz", ids(20, 40));
     folder.write("good.npz", ids(20, 24));
     let told = "error: long.npz: 'input_ids': 40 positions in sample 0, the model takes 24 (20 of 20 samples have more: cut or \
@@ -71,6 +71,12 @@ fn samples_longer_than_the_positions_are_told_by_their_file() {
     }
     let fits = "validate m.onnx m.onnx -p high_compression --data good.npz";
     done(&folder.efq(&args(fits)));
+    // So few positions that made-up samples are longer too.
+    counting(12).save(&folder.join("m.onnx"));
+    let run = folder.efq(&args(fits));
+    let told = "error: good.npz: 'input_ids': 24 positions in sample 0, the model takes 12 (20 of 20 samples have more: cut or \
+                split them)\n";
+    assert_eq!((run.code, run.err.as_str()), (Some(3), told));
 }
 
 /// What no sample can change is not their fault: the work goes on without them, and the report warns of it.
@@ -153,6 +159,8 @@ fn samples_without_numbers_do_not_judge() {
     };
     let told = "[\"2 of 40 samples of --data hold NaN or infinity and were left out\"]";
     assert_eq!(judged("m.onnx"), (told.to_owned(), 38.into(), 0.into()));
+    let analyzed = json(&folder.efq(&args("analyze m.onnx --data x.npz --format json")));
+    assert_eq!(analyzed["warnings"].to_string(), told);
     Net::linear(64, 96)
         .floats("low", &[], &[-1.0])
         .floats("high", &[], &[1.0])
@@ -163,27 +171,37 @@ fn samples_without_numbers_do_not_judge() {
     assert_eq!(judged("clip.onnx"), ("[]".to_owned(), 40.into(), 0.into()));
 }
 
-/// An original to which the next tokens are less likely than to a blind guess was not made for them.
+/// An original to which the labels are less likely than to who does not look was not made for them.
 #[test]
 fn labels_that_are_worse_than_a_blind_guess_are_told() {
     let folder = Folder::new();
     let loud: Vec<f32> = noise(64 * 64, 4).iter().map(|value| 60.0 * value).collect();
-    counting()
+    counting(24)
         .with(|graph| graph.initializer.retain(|tensor| tensor.name() != "head"))
         .floats("head", &[64, 64], &loud)
         .save(&folder.join("m.onnx"));
+    counting(24).save(&folder.join("even.onnx"));
     let values: Vec<i64> = (0..20 * 24).map(|at| at * 7 % 61).collect();
-    let labels: Vec<i64> = (0..20 * 24).map(|at| at * 11 % 59).collect();
-    let arrays = [("input_ids", npy_i64(&[20, 24], &values)), ("labels", npy_i64(&[20, 24], &labels))];
-    folder.write("d.npz", npz(&arrays));
-    for line in [
-        "validate m.onnx m.onnx -p high_compression --data d.npz --format json",
-        "rewrite m.onnx -p high_compression -o o.onnx --data d.npz --format json --keep-output --accuracy-target 99",
+    let save = |file: &str, label: &dyn Fn(i64) -> i64| {
+        let labels: Vec<i64> = (0..20 * 24).map(label).collect();
+        let arrays = [("input_ids", npy_i64(&[20, 24], &values)), ("labels", npy_i64(&[20, 24], &labels))];
+        folder.write(file, npz(&arrays));
+    };
+    save("any.npz", &|at| at * 11 % 59);
+    save("two.npz", &|at| i64::from(at % 4 == 0));
+    let blind = "that of a blind guess 64: the labels";
+    let by_share = "that of a guess by how often each occurs 1.75: the labels";
+    for (line, guess) in [
+        ("validate m.onnx m.onnx -p high_compression --data any.npz", blind),
+        ("validate even.onnx even.onnx -p high_compression --data two.npz", by_share),
+        (
+            "rewrite m.onnx -p high_compression -o o.onnx --data any.npz --keep-output --accuracy-target 99",
+            blind,
+        ),
     ] {
-        let report = json(&folder.efq(&args(line)));
+        let report = json(&folder.efq(&args(&format!("{line} --format json"))));
         let warnings = report["warnings"].to_string();
-        let [before, guess] =
-            ["the original's perplexity of the labels is ", ", that of a blind guess 64: the labels"];
-        assert!(warnings.contains(before) && warnings.contains(guess), "{report:#}");
+        assert!(warnings.contains("the original's perplexity of the labels is "), "{report:#}");
+        assert!(warnings.contains(guess), "{report:#}");
     }
 }

@@ -272,7 +272,7 @@ fn rewrite_planned(
     report.warnings.extend(remarks.into_iter().chain(told));
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
-    report.warnings.extend(notes::blind(judge.classes(), &report.validation));
+    report.warnings.extend(notes::blind(judge.samples(), judge.classes(), &report.validation));
     report.warnings.extend(fitting.few());
     report.warnings.extend(fitting.left_out().iter().chain(judge.left_out()).cloned());
     if let (Some(option), None) = (to_fit_to(options), &report.fitting) {
@@ -379,7 +379,7 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     report.warnings.extend(remarks);
     report.warnings.extend(judge.left_out().iter().cloned());
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
-    report.warnings.extend(notes::blind(judge.classes(), &report.validation));
+    report.warnings.extend(notes::blind(judge.samples(), judge.classes(), &report.validation));
     Ok(report)
 }
 
