@@ -31,6 +31,8 @@ pub struct Error {
     subject: String,
     what: String,
     help: Option<String>,
+    /// Whether the subject begins with the file that is at fault.
+    placed: bool,
 }
 
 /// Result with efq's [`Error`].
@@ -39,7 +41,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` about `subject` (a file, node, tensor, option or rule).
     pub fn new(kind: Kind, subject: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { kind, subject: subject.into(), what: what.into(), help: None }
+        Self { kind, subject: subject.into(), what: what.into(), help: None, placed: false }
     }
 
     /// [`Kind::Format`].
@@ -86,14 +88,21 @@ impl Error {
         self
     }
 
-    /// Puts `place` (a file, a graph) before the subject; a request to stop has no place.
+    /// Puts `place` (a file, a graph) before the subject; a request to stop has no place, and what is [`Error::of_file`]
+    /// has its own.
     #[must_use]
     pub fn within(mut self, place: impl fmt::Display) -> Self {
-        if self.kind == Kind::Interrupted {
+        if self.kind == Kind::Interrupted || self.placed {
             return self;
         }
         self.subject = format!("{place}: {}", self.subject);
         self
+    }
+
+    /// The same as an error of the file `path`, whichever other files it is met with.
+    #[must_use]
+    pub fn of_file(self, path: &std::path::Path) -> Self {
+        Self { placed: true, ..self.within(path.display()) }
     }
 
     /// Whether the subject is `subject`.

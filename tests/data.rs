@@ -204,10 +204,18 @@ fn jsonl_may_hold_classes() {
         .node("Gather", "words_of", &["words", "input_ids"], &["a"], vec![])
         .node("ReduceSum", "sum", &["a", "one"], &["logits"], vec![support::int("keepdims", 0)]);
     let folder = text_folder(&net, true);
-    let file = "{\"text\": \"a\", \"label\": 3}\n{\"text\": \"b\", \"label\": \"no\"}\n";
+    let file = "{\"text\": \"a\", \"label\": 3}\n{\"text\": \"b\", \"label\": null}\n";
     let samples = read(&folder, Source::new(folder.write("d.jsonl", file))).unwrap();
     let labels: Vec<Label> = samples.list.into_iter().map(|sample| sample.label).collect();
     assert_eq!(labels, [Label::Class(3), Label::None]);
+    let said = fails(read(&folder, Source::new(folder.write("e.jsonl", file.replace("null", "\"no\"")))));
+    let wanted = "e.jsonl: line 2: field 'label' holds \"no\": class numbers must be integers (null where there is no label)";
+    assert!(said.ends_with(wanted), "{said}");
+    // To a model without classes they are nothing.
+    let folder = text_folder(&encoder("length", 40), true);
+    let samples =
+        read(&folder, Source::new(folder.write("e.jsonl", file.replace("null", "\"no\"")))).unwrap();
+    assert!(!samples.labelled());
 }
 
 #[test]
@@ -521,7 +529,7 @@ fn texts_and_images_calibrate() {
         .node("Gather", "words_of", &["words", "input_ids"], &["a"], vec![])
         .node("MatMul", "product", &["a", "w"], &["hidden"], vec![]);
     let folder = text_folder(&net, true);
-    let lines: String = (0..40).map(|at| format!("{}a b\n", "c d ".repeat(at % 7))).collect();
+    let lines: String = (0..40).map(|at| format!("{}a b\n", "c d ".repeat(at))).collect();
     folder.write("d.txt", lines);
     assert_eq!(fitted(&folder, "d.txt")["samples"], 40);
 

@@ -21,7 +21,7 @@ Examples:
   efq presets show automotive_adas > mine.yaml
 
 Exit codes: 0 done, 1 gate failed, 2 usage or preset error, 3 bad model or data,
-4 undecided or not verified under --strict, 130 interrupted"
+4 undecided, not verified or not fitted to --calibration under --strict, 130 interrupted"
 )]
 pub(super) struct Args {
     #[command(subcommand)]

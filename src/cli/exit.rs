@@ -15,7 +15,7 @@ pub(super) enum Exit {
     Usage = 2,
     /// A model or data is broken, missing, or cannot be worked on.
     Input = 3,
-    /// Undecided or not verified, under `--strict`.
+    /// Undecided, not verified, or no weight fitted to the samples given for that, under `--strict`.
     NotDecided = 4,
     /// Stopped by a signal.
     Interrupted = 130,

@@ -9,7 +9,7 @@ use super::options::GateArgs;
 use super::tell;
 use crate::error::{Error, Result};
 use crate::onnx::staged::write_text;
-use crate::report::{Report, Validation, markdown, text};
+use crate::report::{Fitting, Report, Validation, markdown, text};
 use crate::validate::Outcome;
 
 /// Refuses report files of an unknown form, before any work.
@@ -31,8 +31,15 @@ pub(super) fn deliver(report: &Report, gate: &GateArgs, general: &General, overw
 }
 
 fn exit_of(report: &Report, strict: bool, general: &General) -> Exit {
+    let aside = report.fitting.as_ref().is_some_and(Fitting::leaves_samples_aside);
     let open = match &report.validation {
         Validation::Measured { deployed, .. } => match deployed.outcome {
+            Outcome::Passed if aside && strict => {
+                let what =
+                    "no weight was fitted to the samples of --calibration, which --strict does not pass";
+                let _ = writeln!(anstream::stderr(), "error: {what}");
+                return Exit::NotDecided;
+            }
             Outcome::Passed => {
                 if deployed.samples_needed.is_some() && !general.quiet {
                     let what = "passed by the estimate, though the interval lies on both sides of the target";

@@ -10,6 +10,7 @@ mod images;
 mod inputs;
 mod npz;
 mod padding;
+mod positions;
 mod preprocess;
 mod resample;
 mod safetensors;
@@ -29,6 +30,7 @@ use crate::onnx::Model;
 use crate::onnx::proto::tensor_proto::DataType;
 
 pub use inputs::{Dim, InputSpec, as_integers, inputs};
+pub use positions::Sequence;
 pub use synthetic::{Drafts, drafts, synthetic, synthetic_calibration};
 
 /// A dense array with little-endian elements in row-major order.
@@ -144,15 +146,25 @@ impl Sample {
         inputs::as_integers(array).map(|values| values.into_iter().map(|value| value != 0).collect())
     }
 
-    /// Whether an input of float32 holds what is no number.
-    pub fn has_nan(&self) -> bool {
-        let is_nan = |bytes: &[u8; 4]| f32::from_le_bytes(*bytes).is_nan();
-        let floats = self.inputs.iter().filter(|(_, array)| array.data_type == DataType::Float);
-        floats.into_iter().any(|(_, array)| array.bytes.as_chunks().0.iter().any(is_nan))
+    /// Whether the `attention_mask` counts no position.
+    pub fn is_masked(&self) -> bool {
+        self.mask().is_some_and(|mask| !mask.contains(&true))
+    }
+
+    /// Whether a floating-point input holds NaN or +∞; −∞ may stand for what is masked out.
+    pub fn has_no_number(&self) -> bool {
+        self.inputs
+            .iter()
+            .any(|(_, array)| inputs::any_float(array, |value| value.is_nan() || value == f64::INFINITY))
+    }
+
+    /// Whether a floating-point input holds NaN or an infinity.
+    pub fn is_not_finite(&self) -> bool {
+        self.inputs.iter().any(|(_, array)| inputs::any_float(array, |value| !value.is_finite()))
     }
 
     /// BLAKE3 of names, types, sizes and bytes of the inputs, padding apart.
-    fn digest(&self) -> [u8; 32] {
+    pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         for (name, array) in padding::counted(self) {
             let head = format!("{name:?} {} {:?} ", array.data_type as i32, array.shape);

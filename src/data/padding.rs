@@ -1,12 +1,13 @@
 //! Samples without padding: at their end it costs time and is masked out of every figure, and between two samples it
 //! makes no difference.
 
-use super::{Array, Dim, IGNORED, InputSpec, Label, Sample};
+use super::positions::{AXIS, Sequence, cut, free};
+use super::{Array, IGNORED, InputSpec, Label, Sample};
 
-/// The axis of positions.
-const AXIS: usize = 1;
 /// The shortest length that is cut to.
 const LEAST: usize = 16;
+/// The input that says which positions count.
+const MASK: &str = "attention_mask";
 
 /// `sample` without the positions at the end that its `attention_mask` leaves out, but for some: lengths are few,
 /// so that the runtime plans few times. `None` where there is nothing to cut, or the graph asks for a length.
@@ -18,29 +19,8 @@ pub(super) fn unpadded(sample: &Sample, specs: &[InputSpec]) -> Option<Sample> {
     if kept == length {
         return None;
     }
-    let named = |name: &str| {
-        let spec = specs.iter().find(|spec| spec.name == name)?;
-        let free = spec.dims.as_ref()?.iter().map(|dim| match dim {
-            Dim::Free(name) => Some(name.as_str()),
-            Dim::Fixed(_) => None,
-        });
-        Some(free.collect::<Vec<Option<&str>>>())
-    };
-    let positions = named("attention_mask")?.get(AXIS).copied().flatten()?.to_owned();
-    let mut inputs = Vec::with_capacity(sample.inputs.len());
-    for (name, array) in &sample.inputs {
-        let axes = named(name)?;
-        // Other axes may have the same size by chance, or be another name for the same positions.
-        let same = |axis: usize| {
-            array.shape.get(axis) == Some(&length)
-                && axes.get(axis).is_some_and(|free| free.is_some_and(|free| free == positions))
-        };
-        if (0..axes.len()).any(|axis| axis != AXIS && same(axis)) {
-            return None;
-        }
-        let cut = if same(AXIS) { first(array, kept)? } else { array.clone() };
-        inputs.push((name.clone(), cut));
-    }
+    let name = free(specs, MASK, AXIS)?.to_owned();
+    let inputs = cut(sample, specs, &Sequence { input: MASK.to_owned(), name, length }, kept)?;
     let label = match &sample.label {
         Label::Positions(classes) if classes.len() == length => {
             let (head, tail) = classes.split_at(kept);
@@ -93,21 +73,10 @@ fn rounded(length: usize) -> usize {
     if power > LEAST && length <= power / 4 * 3 { power / 4 * 3 } else { power }
 }
 
-/// The first `count` positions of an array `[1,length,…]`.
-fn first(array: &Array, count: usize) -> Option<Array> {
-    let length = *array.shape.get(AXIS).filter(|length| **length > 0)?;
-    if array.shape.first() != Some(&1) || !array.bytes.len().is_multiple_of(length) {
-        return None;
-    }
-    let mut shape = array.shape.clone();
-    *shape.get_mut(AXIS)? = count;
-    let bytes = array.bytes.slice(..array.bytes.len() / length * count);
-    Some(Array { data_type: array.data_type, shape, bytes })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Dim;
     use crate::onnx::proto::tensor_proto::DataType;
 
     fn ids(values: &[i64]) -> Array {

@@ -64,7 +64,10 @@ fn each(
             return Err(Error::unsupported(format!("input '{}'", feed.ids.name), what)
                 .help("export it with a free length, or give token ids in an .npz"));
         }
-        let label = text.class.filter(|_| whole).map_or(Label::None, Label::Class);
+        let label = match text.class.as_ref().filter(|_| whole) {
+            Some(class) => Label::Class(class.number()?),
+            None => Label::None,
+        };
         samples.push(Sample { inputs: feed.fill(tokens, words.pad)?, label });
     }
     Ok(samples)

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, one_line};
 use crate::limits;
 
 /// The field of a `.jsonl` that holds the text where none is named.
 const FIELD: &str = "text";
-/// The field that holds the class, if it is an integer.
+/// The field that holds the class.
 const LABEL: &str = "label";
 /// Fields that an error lists.
 const LISTED: usize = 20;
@@ -19,7 +19,34 @@ const LISTED: usize = 20;
 pub(super) struct Text<'a> {
     pub text: Cow<'a, str>,
     /// Its class, where the file says so.
-    pub class: Option<i64>,
+    pub class: Option<Class>,
+}
+
+/// What a file says that a text is.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Class {
+    Number(i64),
+    /// No class number, on this line: of weight only where the model gives classes.
+    Other {
+        line: usize,
+        found: String,
+    },
+}
+
+impl Class {
+    /// The class number.
+    ///
+    /// # Errors
+    /// Whatever else stands in its place, with the line.
+    pub fn number(&self) -> Result<i64> {
+        match self {
+            Self::Number(class) => Ok(*class),
+            Self::Other { line, found } => {
+                let what = format!("field '{LABEL}' holds {found}: class numbers must be integers");
+                Err(Error::format(format!("line {line}"), what).help("null where there is no label"))
+            }
+        }
+    }
 }
 
 /// Every line that is not blank.
@@ -42,7 +69,13 @@ pub(super) fn objects<'a>(bytes: &'a [u8], field: Option<&str>) -> Result<Vec<Te
         };
         match fields.remove(name) {
             Some(Value::String(text)) => {
-                let class = fields.get(LABEL).and_then(Value::as_i64);
+                let class = match fields.get(LABEL) {
+                    None | Some(Value::Null) => None,
+                    Some(value) => Some(value.as_i64().map_or_else(
+                        || Class::Other { line: at, found: one_line(&value.to_string()) },
+                        Class::Number,
+                    )),
+                };
                 Ok(Text { text: Cow::Owned(text), class })
             }
             Some(_) => {
@@ -108,9 +141,12 @@ mod tests {
 
     #[test]
     fn a_field_of_each_object_is_the_text() {
-        let file = b"{\"text\": \"a\", \"label\": 3}\n\n{\"label\": \"x\", \"text\": \"b\"}";
+        let file = b"{\"text\": \"a\", \"label\": 3}\n\n{\"label\": null, \"text\": \"b\"}";
         let found = objects(file, None).unwrap();
-        assert_eq!(found.iter().map(|text| text.class).collect::<Vec<_>>(), [Some(3), None]);
+        assert_eq!(
+            found.iter().map(|text| text.class.clone()).collect::<Vec<_>>(),
+            [Some(Class::Number(3)), None]
+        );
         assert_eq!(texts(objects(file, None)), ["a", "b"]);
         assert_eq!(texts(objects(b"{\"q\": \"a\"}", Some("q"))), ["a"]);
     }
@@ -126,6 +162,17 @@ mod tests {
         assert_eq!(error("{\"text\": 5}"), "line 1: field 'text' holds no text (it has no other field)");
         assert_eq!(error("[1]"), "line 1: is no JSON object (one {\"text\": …} a line is expected)");
         assert!(error("{\"text\"").starts_with("line 1: is no JSON: EOF"));
+    }
+
+    #[test]
+    fn a_class_that_is_no_integer_is_told_where_it_is_asked_for() {
+        for found in ["\"pos\"", "1.0", "true", "[1]", "18446744073709551615"] {
+            let file = format!("{{\"text\": \"a\"}}\n{{\"text\": \"b\", \"label\": {found}}}");
+            let texts = objects(file.as_bytes(), None).unwrap();
+            let error = texts[1].class.as_ref().unwrap().number().unwrap_err().to_string();
+            let wanted = format!("line 2: field 'label' holds {found}: class numbers must be integers");
+            assert!(error.starts_with(&wanted), "{error}");
+        }
     }
 
     proptest! {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use super::blame::blame;
 use super::judge::{Judge, Judged};
 use super::notes::file;
 use super::{RewriteOptions, output_of};
@@ -46,7 +47,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
     let model = load(&options.input)?;
     let known = inventory(&model);
     let samples = options.data.as_ref().map(|source| data::load(source, &model)).transpose()?;
-    let warnings = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
+    let mut warnings = samples.as_ref().map_or_else(Vec::new, |samples| samples.remarks.clone());
     let wanted = candidates(&model, &known)?;
     if wanted.is_empty() {
         return Err(Error::unsupported(
@@ -84,11 +85,14 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
         let some = samples.list.get(..SAMPLES.min(samples.list.len())).unwrap_or_default();
         let each: Vec<_> =
             wanted.iter().map(|(site, candidate)| (*site, *candidate, options.algorithm)).collect();
-        let errors = output_errors(&model, &known, &each, &original, some, progress)?;
+        let errors = output_errors(&model, &known, &each, &original, some, progress)
+            .map_err(|error| blame(error, &samples, &asked, &model, &known, progress))?;
         for (row, error) in rows.iter_mut().zip(errors) {
             row.output_error = error.map(f64::sqrt);
         }
-        recommendation = by_trial(&model, &known, &asked, options.algorithm, samples, progress)?;
+        let (found, left_out) = by_trial(&model, &known, &asked, options.algorithm, samples, progress)?;
+        recommendation = found;
+        warnings.extend(left_out);
     }
     let mut tensors: Vec<AnalyzedTensor> = Vec::new();
     for ((site, _), row) in wanted.iter().zip(rows) {
@@ -196,7 +200,8 @@ fn by_weights(
     Recommendation { preset: preset.to_owned(), reason, trials: Vec::new() }
 }
 
-/// With samples: every built-in preset is tried, and the smallest result that holds its target wins.
+/// With samples: every built-in preset is tried, and the smallest result that holds its target wins. With it, what of the
+/// samples was left out.
 fn by_trial(
     model: &Checked<Model>,
     known: &Inventory,
@@ -204,8 +209,8 @@ fn by_trial(
     algorithm: Algorithm,
     samples: data::Samples,
     progress: &dyn Progress,
-) -> Result<Recommendation> {
-    let mut trials = Vec::new();
+) -> Result<(Recommendation, Vec<String>)> {
+    let (mut trials, mut left_out) = (Vec::new(), Vec::new());
     for name in builtin_names() {
         let options =
             RewriteOptions { settings: Settings { algorithm, ..settings_of(name)? }, ..asked.clone() };
@@ -218,7 +223,9 @@ fn by_trial(
         let size = bytes.len() as u64;
         let rewritten = load_bytes(bytes)?;
         let mut judge = Judge::new(&options, model, known, Some(samples.clone()));
-        if let Judged::Measured { verdict, .. } = judge.judge(&rewritten, progress)?
+        let judged = judge.judge(&rewritten, progress)?;
+        left_out = judge.left_out().to_vec();
+        if let Judged::Measured { verdict, .. } = judged
             && let Some(loss) = verdict.estimate
         {
             trials.push(Trial {
@@ -252,5 +259,5 @@ fn by_trial(
             ("high_accuracy".to_owned(), reason)
         }
     };
-    Ok(Recommendation { preset, reason, trials })
+    Ok((Recommendation { preset, reason, trials }, left_out))
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use super::analyze::settings_of;
+use super::blame::blame;
 use super::budget::{SAMPLES, of_one_shape};
 use super::judge::provenance;
 use super::notes::file;
@@ -80,7 +81,8 @@ pub fn explain(options: &ExplainOptions, progress: &dyn Progress) -> Result<Expl
         }))
     };
     let (effects, together) =
-        influence(&original, &known, &sites, &changed, true, &samples, &output, progress)?;
+        influence(&original, &known, &sites, &changed, true, &samples, &output, progress)
+            .map_err(|error| blame(error, &all, &asked, &original, &known, progress))?;
     let forms = forms.into_inner();
     let mut tensors = Vec::new();
     for (at, effect) in sites.iter().zip(effects) {

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::blame::blame;
 use super::judge::provenance;
+use super::left_out::to_fit;
 use super::{RewriteOptions, memory, output_of};
 use crate::calibrate::{
     Calibrated, Fitted, LEAST_SAMPLES, Likeness, Material, PASSES, calibrate, from_statistics, generate,
@@ -44,8 +46,8 @@ pub(super) struct Fitting<'a> {
     staged: Option<StagedFile>,
     /// Why there are no statistics where they were wanted.
     reason: Option<String>,
-    /// Samples that were left out because they hold NaN, of how many.
-    no_numbers: Option<(usize, usize)>,
+    /// Samples that were left out, and why.
+    left_out: Vec<String>,
 }
 
 impl<'a> Fitting<'a> {
@@ -57,16 +59,9 @@ impl<'a> Fitting<'a> {
         let specs = data::inputs(model)?;
         let samples = options.calibration.as_ref().map(|source| data::load(source, model)).transpose()?;
         // What reaches a linear from padding has no part in statistics.
-        let mut samples = samples.map(|samples| (samples.without_padding(&specs), Likeness::Close));
-        let mut no_numbers = None;
-        if let Some((samples, _)) = &mut samples {
-            let count = samples.list.iter().filter(|sample| sample.has_nan()).count();
-            // Where no other is left, each layer says why it was not fitted.
-            if count > 0 && count < samples.list.len() {
-                no_numbers = Some((count, samples.list.len()));
-                samples.list.retain(|sample| !sample.has_nan());
-            }
-        }
+        let useful = samples.map(|samples| to_fit(samples.without_padding(&specs)));
+        let (samples, left_out) = useful
+            .map_or_else(Default::default, |useful| (Some((useful.samples, Likeness::Close)), useful.told));
         let existing = options.statistics.as_deref().filter(|path| path.exists());
         let kept = match existing {
             Some(path) if options.calibration.is_none() => Some(read_statistics(path, model)?),
@@ -84,7 +79,7 @@ impl<'a> Fitting<'a> {
             kept,
             staged: None,
             reason: None,
-            no_numbers,
+            left_out,
         })
     }
 
@@ -150,10 +145,28 @@ impl<'a> Fitting<'a> {
                 self.calibrated = calibrated;
                 self.keep(model)?;
             }
-            Err(error) if error.kind() == Kind::Unsupported => self.reason = Some(error.to_string()),
-            Err(error) => return Err(error),
+            Err(error) => match self.blame(error, model, known, progress) {
+                error if error.kind() == Kind::Unsupported => self.reason = Some(error.to_string()),
+                error => return Err(error),
+            },
         }
         Ok(&self.calibrated.fitted)
+    }
+
+    /// `error` as one of the user's samples, where they are at fault.
+    fn blame(
+        &self,
+        error: Error,
+        model: &Checked<Model>,
+        known: &Inventory,
+        progress: &dyn Progress,
+    ) -> Error {
+        match &self.samples {
+            // Of a plan that calibration cannot serve.
+            _ if error.is_about("calibration") => error,
+            Some((samples, _)) => blame(error, samples, self.options, model, known, progress),
+            None => error,
+        }
     }
 
     fn run(
@@ -318,10 +331,25 @@ impl<'a> Fitting<'a> {
         })
     }
 
-    /// A warning where samples were of no use.
-    pub fn left_out(&self) -> Option<String> {
-        let (count, all) = self.no_numbers?;
-        Some(format!("{count} of {all} calibration samples hold NaN and were left out"))
+    /// Warnings where what was asked for was not done: no weight was fitted to the user's samples, or their statistics were
+    /// not kept.
+    pub fn undone(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let reason = self.reason.as_deref();
+        if let (Some(source), Some(reason)) = (&self.options.calibration, reason) {
+            out.push(format!("no weight was fitted to --calibration {}: {reason}", source.path.display()));
+        }
+        let kept = self.kept.is_some() || self.staged.is_some();
+        if let (Some(path), false) = (&self.options.statistics, kept) {
+            let why = reason.unwrap_or("no statistics were collected");
+            out.push(format!("--statistics {} was not written: {why}", path.display()));
+        }
+        out
+    }
+
+    /// Warnings of samples that were of no use.
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// What of the source of the samples is not in them.

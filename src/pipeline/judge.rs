@@ -2,6 +2,8 @@
 
 use rayon::prelude::*;
 
+use super::blame::blame;
+use super::left_out::{Useful, to_judge};
 use super::{RewriteOptions, When, memory, output_of, samples_for};
 use crate::data::{self, InputSpec, Label, Sample, Samples};
 use crate::engine::{Output, Runner, Variant, fusion};
@@ -38,6 +40,10 @@ pub(super) struct Judge<'a> {
 /// Everything of a judgement that does not change between rounds.
 pub(super) struct Ready {
     pub(super) samples: Samples,
+    /// The number of each sample in its source.
+    numbers: Vec<usize>,
+    /// Samples that were left out, and why.
+    left_out: Vec<String>,
     pub(super) output: Measured,
     pub(super) original: Runner,
     /// The original without the int8 step, where it has fused layers of its own.
@@ -166,14 +172,25 @@ impl<'a> Judge<'a> {
         self.ready.as_ref().map(|ready| &ready.samples).filter(|samples| samples.are_real())
     }
 
+    /// How many classes the user's samples are judged by, if they have been read: the length of the output's last axis.
+    pub(super) fn classes(&self) -> Option<usize> {
+        self.ready.as_ref().filter(|ready| ready.samples.are_real()).map(|ready| ready.width)
+    }
+
+    /// Warnings of samples that were of no use.
+    pub(super) fn left_out(&self) -> &[String] {
+        self.ready.as_ref().map_or(&[], |ready| &ready.left_out)
+    }
+
     /// What the runs stand on, made ready where it is not yet.
     ///
     /// # Errors
-    /// [`Kind::Unsupported`] when the original cannot be run.
+    /// [`Kind::Unsupported`] when the original cannot be run, and an error of the user's samples when it is they on which it
+    /// cannot.
     pub(super) fn prepared(&mut self, progress: &dyn Progress) -> Result<&Ready> {
         let ready = match self.ready.take() {
             Some(ready) => ready,
-            None => self.prepare(progress)?,
+            None => self.prepare(progress).map_err(|error| self.blame(error, progress))?,
         };
         Ok(self.ready.insert(ready))
     }
@@ -200,6 +217,12 @@ impl<'a> Judge<'a> {
             }
             other => other,
         }
+    }
+
+    /// `error` as one of the user's samples, where they are at fault.
+    fn blame(&self, error: Error, progress: &dyn Progress) -> Error {
+        let Some(samples) = &self.given else { return error };
+        blame(error, samples, self.options, self.model, self.known, progress)
     }
 
     /// Why both models are not run within `limit` bytes.
@@ -232,7 +255,7 @@ impl<'a> Judge<'a> {
                     ready.score(sample, bare.as_ref().unwrap_or(&reference), &alone.run(sample)?)?;
                 Ok((with_kernel, weights))
             };
-            let both = compare().map_err(|error: Error| place_of(&ready.samples, at, error))?;
+            let both = compare().map_err(|error: Error| place_of(&ready.samples, ready.number(at), error))?;
             progress.advance(1);
             Ok(both)
         };
@@ -243,6 +266,7 @@ impl<'a> Judge<'a> {
             scores.par_extend(others.par_iter().enumerate().map(|(at, sample)| score(at + 1, sample)));
         }
         let scores: Result<Vec<(Score, Score)>> = scores.into_iter().collect();
+        let scores = scores.map_err(|error| self.blame(error, progress));
         let (with_kernel, weights): (Vec<Score>, Vec<Score>) = scores?.into_iter().unzip();
         let measure = ready.measure();
         let target = self.options.settings.target;
@@ -263,10 +287,11 @@ impl<'a> Judge<'a> {
         Ok(Judged::Measured { validation, verdict: Box::new(verdict) })
     }
 
-    fn prepare(&mut self, progress: &dyn Progress) -> Result<Ready> {
+    fn prepare(&self, progress: &dyn Progress) -> Result<Ready> {
         let output = output_of(self.options, self.model, self.known)?;
-        let samples = samples_for(self.options, self.model, self.known, self.given.take())?;
+        let samples = samples_for(self.options, self.model, self.known, self.given.clone())?;
         let original = Runner::new(self.model, &output.name, Variant::Deployed)?;
+        let Useful { samples, numbers, told: left_out } = to_judge(samples, &original)?;
         let samples = without_padding(samples, &data::inputs(self.model)?, &original)?;
         let bare = match fusion(self.model).fused.is_empty() {
             true => None,
@@ -297,7 +322,7 @@ impl<'a> Judge<'a> {
             Some(_) => None,
             None => Some(declared_sizes(self.model, &output.name)),
         };
-        Ok(Ready { samples, output, original, bare, width, sizes, kept })
+        Ok(Ready { samples, numbers, left_out, output, original, bare, width, sizes, kept })
     }
 }
 
@@ -308,6 +333,11 @@ impl Ready {
             Some(output) => Ok(output.clone()),
             None => self.original.run(sample),
         }
+    }
+
+    /// The number of sample `at` in its source.
+    fn number(&self, at: usize) -> usize {
+        self.numbers.get(at).copied().unwrap_or(at)
     }
 
     /// The score of one sample.

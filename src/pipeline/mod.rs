@@ -2,12 +2,14 @@
 
 mod aim;
 mod analyze;
+mod blame;
 mod budget;
 mod explain;
 mod fitting;
 mod forms;
 mod inspect;
 mod judge;
+mod left_out;
 mod memory;
 mod notes;
 mod pairs;
@@ -275,12 +277,15 @@ fn rewrite_planned(
     report.warnings.extend(remarks.into_iter().chain(told));
     report.warnings.extend(fitting.shared_with(&model, judge.samples()));
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
+    report.warnings.extend(notes::blind(judge.samples(), judge.classes(), &report.validation));
     report.warnings.extend(fitting.few());
-    report.warnings.extend(fitting.left_out());
+    report.warnings.extend(fitting.left_out().iter().chain(judge.left_out()).cloned());
     if let (Some(option), None) = (to_fit_to(options), &report.fitting) {
         let what =
             format!("{option} was not looked at: the plan has no weight that is fitted to activations");
         report.warnings.push(what);
+    } else {
+        report.warnings.extend(fitting.undone());
     }
     if let (true, Validation::Measured { deployed, .. }) = (kept_all, &mut report.validation) {
         deployed.outcome = Outcome::Failed;
@@ -377,7 +382,9 @@ pub fn validate(options: &ValidateOptions, progress: &dyn Progress) -> Result<Re
     let notes = notes::Notes::new(&original, &options.settings);
     let mut report = notes.compared(&rewritten, judged);
     report.warnings.extend(remarks);
+    report.warnings.extend(judge.left_out().iter().cloned());
     report.warnings.extend(notes::chance(judge.samples(), &report.validation));
+    report.warnings.extend(notes::blind(judge.samples(), judge.classes(), &report.validation));
     Ok(report)
 }
 

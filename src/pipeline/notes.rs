@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Written;
 use super::inspect::distinct;
 use super::judge::Judged;
-use crate::data::{Label, Samples};
+use crate::data::{IGNORED, Label, Samples};
 use crate::engine::{Release, fusion};
 use crate::error::Result;
 use crate::onnx::{Checked, Layout, Model, SaveOptions, Saved};
@@ -16,12 +16,14 @@ use crate::quant::WeightError;
 use crate::report::{self, File, Fusion, PresetNote, Repair, Report, Tensor, Validation};
 use crate::rewrite::{Metadata, Rewritten};
 use crate::settings::Settings;
-use crate::validate::Measure;
+use crate::validate::{Measure, figure};
 
 /// Outputs that a warning names.
 const SOME_OUTPUTS: usize = 3;
 /// The share of the way from guessing to always being right, below which a model does hardly better than guessing.
 const HARDLY: f64 = 0.1;
+/// Labels of which there are so many times as many as different ones tell how often each occurs.
+const OFTEN: usize = 10;
 
 /// What is known of a run from its start, and the repairs on the way.
 pub(super) struct Notes<'m> {
@@ -268,6 +270,42 @@ pub(super) fn chance(samples: Option<&Samples>, validation: &Validation) -> Opti
         format!(
             "the original is right on {right:.1} % of the samples, always giving the commonest label on {guessed:.1} %: \
              the labels, or how the inputs were made, may not be those of this model"
+        )
+    })
+}
+
+/// What makes the labels of positions in `samples` doubtful: an original to which they are less likely than to who gives each
+/// of as many `classes` the same chance, or each label the share that it has among many.
+pub(super) fn blind(
+    samples: Option<&Samples>,
+    classes: Option<usize>,
+    validation: &Validation,
+) -> Option<String> {
+    let Validation::Measured { deployed, .. } = validation else { return None };
+    let (found, _) = deployed.perplexity.filter(|_| deployed.measure == Measure::Perplexity)?;
+    let mut counts: HashMap<i64, usize> = HashMap::new();
+    for sample in &samples?.list {
+        let Label::Positions(labels) = &sample.label else { continue };
+        labels
+            .iter()
+            .filter(|label| **label != IGNORED)
+            .for_each(|label| *counts.entry(*label).or_default() += 1);
+    }
+    let all = counts.values().sum::<usize>() as f64;
+    let entropy: f64 =
+        counts.values().map(|count| *count as f64 / all).map(|share| -share * share.ln()).sum();
+    let known = counts.len() > 1 && all >= (OFTEN * counts.len()) as f64;
+    let (blind, by_share) = (classes? as f64, entropy.exp());
+    let (guess, guessed) = if known && by_share < blind {
+        ("a guess by how often each occurs", by_share)
+    } else {
+        ("a blind guess", blind)
+    };
+    (guessed > 1.0 && found > guessed).then(|| {
+        let [found, guessed] = [found, guessed].map(figure);
+        format!(
+            "the original's perplexity of the labels is {found}, that of {guess} {guessed}: the labels (at the scores that predict \
+             them?), or how the inputs were made, may not be those of this model"
         )
     })
 }

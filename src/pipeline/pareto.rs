@@ -101,15 +101,20 @@ pub fn pareto(options: &ParetoOptions, progress: &dyn Progress) -> Result<Fronti
         }
     }
     mark_knee(&mut points);
-    let warnings =
-        [costs.warning(), fitting.shared_with(&model, judge.samples()), fitting.few(), fitting.left_out()];
+    let warnings = [costs.warning(), fitting.shared_with(&model, judge.samples()), fitting.few()];
+    let left_out = fitting.left_out().iter().chain(judge.left_out()).cloned();
     Ok(Frontier {
         schema: crate::report::SCHEMA,
         model: file(&model, model.path(), model.digest()),
         preset: options.settings.preset.clone(),
         real_samples: judge.samples().is_some(),
         points,
-        warnings: remarks.into_iter().chain(warnings.into_iter().flatten()).collect(),
+        warnings: remarks
+            .into_iter()
+            .chain(warnings.into_iter().flatten())
+            .chain(left_out)
+            .chain(fitting.undone())
+            .collect(),
     })
 }
 

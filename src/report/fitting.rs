@@ -57,6 +57,11 @@ pub struct FittedLayer {
 }
 
 impl Fitting {
+    /// Whether the user's samples were to be fitted to and no weight was.
+    pub fn leaves_samples_aside(&self) -> bool {
+        self.skipped.is_some() && matches!(self.data, Data::File { .. })
+    }
+
     /// One or two sentences.
     pub(super) fn sentences(&self) -> Vec<String> {
         let (from, advice) = match &self.data {
