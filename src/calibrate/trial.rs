@@ -73,6 +73,8 @@ pub(super) struct Way {
     pub name: &'static str,
     pub damping: usize,
     steps: Steps,
+    /// Added to the weights of all rows, which are 1 on average, where first scales are found.
+    evenly: f32,
 }
 
 /// GPTQ and what follows it.
@@ -80,14 +82,18 @@ const GPTQ: &str = "gptq";
 /// Scales and zero points by the mean squares of the inputs, codes to nearest.
 const WEIGHTED: &str = "weighted";
 
+/// Rows make up for one another's errors, so what an error costs is more even than the mean squares are (measured: with 0
+/// MiniLM loses 0.1004, with 2 it loses 0.0996).
+const EVENLY: f32 = 2.0;
+
 impl Way {
     fn gptq(damping: usize, steps: Steps) -> Self {
-        Self { name: GPTQ, damping, steps }
+        Self { name: GPTQ, damping, steps, evenly: EVENLY }
     }
 
     fn weighted(damping: usize, steps: Steps) -> Self {
         let steps = Steps { codes: compensate::Steps::NONE, asymmetric: false, weighted: true, ..steps };
-        Self { name: WEIGHTED, damping, steps }
+        Self { name: WEIGHTED, damping, steps, evenly: 0.0 }
     }
 
     /// Those that are compared on held-out rows.
@@ -142,7 +148,8 @@ impl Task<'_> {
         let (k, width) = (matrix.k(), columns.len());
         let (moments, prepared) = shared.get(centred, way.damping, part)?;
         let start = if way.steps.weighted {
-            fit_weighted(matrix, scheme, &prepared.diagonal())
+            let weights: Vec<f32> = prepared.diagonal().iter().map(|weight| weight + way.evenly).collect();
+            fit_weighted(matrix, scheme, &weights)
         } else {
             fit_grid(matrix, scheme, Algorithm::Search)
         };
