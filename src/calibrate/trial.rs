@@ -82,8 +82,8 @@ const GPTQ: &str = "gptq";
 /// Scales and zero points by the mean squares of the inputs, codes to nearest.
 const WEIGHTED: &str = "weighted";
 
-/// Rows make up for one another's errors, so what an error costs is more even than the mean squares are (measured: with 0
-/// MiniLM loses 0.1004, with 2 it loses 0.0996).
+/// Rows make up for one another's errors, so what an error costs is more even than the mean squares are; and those of few
+/// samples say little (digits ViT by one sample: relative L2 0.0179 with 0, 0.0162 with 2, means of six).
 const EVENLY: f32 = 2.0;
 
 impl Way {

@@ -4,13 +4,13 @@ use super::Plan;
 use crate::error::{Error, Kind, Result};
 use crate::graph::{Inventory, Site, WeightUse};
 use crate::onnx::Model;
-use crate::quant::{Scheme, Survey};
-use crate::sensitivity::{Candidate, Reach, reach, reach_of};
+use crate::quant::{ScaleStorage, Scheme, Survey};
+use crate::sensitivity::{Candidate, Reach, expected, reach, reach_of};
 
 /// What of the values of a weight, as `seen`, its plan did not foresee, if it gives the blocks of `site` this scheme.
 pub fn unforeseen(seen: &Survey, site: &Site, scheme: Scheme) -> Option<String> {
     let planned = Candidate::Blocks(scheme);
-    objection(&reach_of(seen, site, planned), planned)
+    objection(site, &reach_of(seen, site, planned), planned)
 }
 
 /// Refuses a plan that the values of a weight do not allow.
@@ -25,7 +25,7 @@ pub fn check_values(model: &Model, inventory: &Inventory, plan: &Plan) -> Result
             else {
                 continue;
             };
-            if let Some(what) = objection(&reach(model, site, candidate)?, candidate) {
+            if let Some(what) = objection(site, &reach(model, site, candidate)?, candidate) {
                 return Err(unforeseen_error(&decision.tensor, what));
             }
         }
@@ -39,11 +39,19 @@ pub fn unforeseen_error(tensor: &str, what: String) -> Error {
         .help("make the plan again with `efq rewrite --dry-run --plan FILE`")
 }
 
-fn objection(found: &Reach, planned: Candidate) -> Option<String> {
-    let what = match found {
-        found if *found == Reach::Fits(planned) => return None,
-        Reach::NotFinite(row, column) => format!("holds a value that is not finite at [{row},{column}]"),
-        Reach::ScalesTooFine | Reach::Fits(_) => "needs scales that float16 does not hold".to_owned(),
+fn objection(site: &Site, found: &Reach, planned: Candidate) -> Option<String> {
+    let scales = match planned {
+        Candidate::Blocks(scheme) => scheme.scales,
+        Candidate::PackedRows(format) => format.scales,
+        Candidate::Rows(scales) => scales,
+    };
+    let what = match (found, scales) {
+        (found, _) if *found == Reach::Fits(planned) => return None,
+        (Reach::NotFinite(row, column), _) => format!("holds a value that is not finite at [{row},{column}]"),
+        // Scales of another type than the activation are no matter of values.
+        (found, _) if expected(site, planned).as_ref() == Some(found) => return None,
+        (_, ScaleStorage::Byte) => "needs scales that units of one size do not hold".to_owned(),
+        (Reach::ScalesTooFine | Reach::Fits(_), _) => "needs scales that float16 does not hold".to_owned(),
     };
     Some(format!("{what}, which its plan did not foresee"))
 }
