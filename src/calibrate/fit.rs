@@ -57,7 +57,7 @@ pub(super) fn fit(
     let few = shared.is_few(k);
     let tried = Way::tried(algorithm, likeness, steps);
     let (way, errors) = match judges.rows(k) {
-        0 => (Way::untried(algorithm, few || likeness == Likeness::Rough, steps), None),
+        0 => (Way::untried(algorithm, likeness, few, steps), None),
         _ => match task.choose(&tried, shared, judges) {
             Choice::NotFinite => return plain(Some("its activations are not finite")),
             Choice::None => return plain(Some(NOT_FACTORED)),

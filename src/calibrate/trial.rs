@@ -87,7 +87,9 @@ const WEIGHTED: &str = "weighted";
 const EVENLY: f32 = 2.0;
 
 impl Way {
-    fn gptq(damping: usize, steps: Steps) -> Self {
+    /// Made-up samples say too little of the mean squares for first scales.
+    fn gptq(damping: usize, likeness: Likeness, steps: Steps) -> Self {
+        let steps = Steps { weighted: steps.weighted && likeness == Likeness::Close, ..steps };
         Self { name: GPTQ, damping, steps, evenly: EVENLY }
     }
 
@@ -103,7 +105,7 @@ impl Way {
             Likeness::Close if steps.damping => 0..DAMPINGS.len(),
             Likeness::Close => 0..FIRM,
         };
-        let gptq = dampings.map(|damping| Self::gptq(damping, steps));
+        let gptq = dampings.map(|damping| Self::gptq(damping, likeness, steps));
         let weighted = Self::weighted(FIRM, steps);
         match algorithm {
             Algorithm::Weighted => vec![weighted],
@@ -113,12 +115,12 @@ impl Way {
     }
 
     /// The one taken where nothing can be compared.
-    pub fn untried(algorithm: Algorithm, few: bool, steps: Steps) -> Self {
-        let damping = if few { FIRM } else { 0 };
+    pub fn untried(algorithm: Algorithm, likeness: Likeness, few: bool, steps: Steps) -> Self {
+        let damping = if few || likeness == Likeness::Rough { FIRM } else { 0 };
         if algorithm == Algorithm::Weighted {
             Self::weighted(FIRM, steps)
         } else {
-            Self::gptq(damping, steps)
+            Self::gptq(damping, likeness, steps)
         }
     }
 }
