@@ -91,6 +91,13 @@ pub enum Budget {
     Loss(f64),
 }
 
+impl Budget {
+    /// Whether it is one of bytes, which the file holds or not, whatever is measured.
+    pub fn is_of_bytes(self) -> bool {
+        matches!(self, Budget::Size(_) | Budget::BitsPerWeight(_))
+    }
+}
+
 /// What the result may cost.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Target {

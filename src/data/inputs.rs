@@ -196,20 +196,8 @@ pub fn as_integers(array: &Array) -> Option<Vec<i64>> {
     })
 }
 
-/// Whether `is` holds for a value of a floating-point array.
-pub(super) fn any_float(array: &Array, is: impl Fn(f64) -> bool) -> bool {
-    use DataType as D;
-    let bytes = &array.bytes;
-    match array.data_type {
-        D::Float => bytes.as_chunks::<4>().0.iter().any(|c| is(f64::from(f32::from_le_bytes(*c)))),
-        D::Double => bytes.as_chunks::<8>().0.iter().any(|c| is(f64::from_le_bytes(*c))),
-        D::Float16 => bytes.as_chunks::<2>().0.iter().any(|c| is(half::f16::from_le_bytes(*c).to_f64())),
-        D::Bfloat16 => bytes.as_chunks::<2>().0.iter().any(|c| is(half::bf16::from_le_bytes(*c).to_f64())),
-        _ => false,
-    }
-}
-
-fn as_floats(array: &Array) -> Option<Vec<f64>> {
+/// The values of an array of numbers; `None` for one of others.
+pub(super) fn as_floats(array: &Array) -> Option<Vec<f64>> {
     use DataType as D;
     let bytes = &array.bytes;
     Some(match array.data_type {

@@ -153,14 +153,23 @@ impl Sample {
 
     /// Whether a floating-point input holds NaN or +∞; −∞ may stand for what is masked out.
     pub fn has_no_number(&self) -> bool {
-        self.inputs
-            .iter()
-            .any(|(_, array)| inputs::any_float(array, |value| value.is_nan() || value == f64::INFINITY))
+        self.holds(|value| value.is_nan() || value == f64::INFINITY)
     }
 
     /// Whether a floating-point input holds NaN or an infinity.
     pub fn is_not_finite(&self) -> bool {
-        self.inputs.iter().any(|(_, array)| inputs::any_float(array, |value| !value.is_finite()))
+        self.holds(|value| !value.is_finite())
+    }
+
+    /// Whether an input holds a number that `is` says so of.
+    fn holds(&self, is: impl Fn(f64) -> bool) -> bool {
+        let numbers = self.inputs.iter().filter_map(|(_, array)| inputs::as_floats(array));
+        numbers.flatten().any(is)
+    }
+
+    /// The sizes of each input.
+    pub fn shapes(&self) -> Vec<Vec<usize>> {
+        self.inputs.iter().map(|(_, array)| array.shape.clone()).collect()
     }
 
     /// BLAKE3 of names, types, sizes and bytes of the inputs, padding apart.

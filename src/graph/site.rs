@@ -111,6 +111,13 @@ pub struct Inventory {
     pub twins: Vec<Twins>,
 }
 
+impl Inventory {
+    /// The role of a site.
+    pub fn role(&self, site: usize) -> Role {
+        self.roles.get(site).copied().unwrap_or(Role::Other)
+    }
+}
+
 /// Finds the weights of `model`, in bodies too, and the sites that use them.
 pub fn inventory(model: &Model) -> Inventory {
     let index = Index::new(model.graph(), model.proto.ir_version());

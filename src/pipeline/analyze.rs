@@ -101,7 +101,7 @@ pub fn analyze(options: &AnalyzeOptions, progress: &dyn Progress) -> Result<Anal
             Some(tensor) => tensor.candidates.push(row),
             None => tensors.push(AnalyzedTensor {
                 name,
-                role: known.roles.get(*site).copied().unwrap_or(crate::role::Role::Other),
+                role: known.role(*site),
                 shape: known.sites.get(*site).map_or(vec![], |site| vec![site.k, site.n]),
                 candidates: vec![row],
             }),

@@ -73,11 +73,8 @@ fn short(sample: &Sample, specs: &[InputSpec]) -> Sample {
 /// Numbers of all samples: one of each shape, then the others.
 fn by_shape(list: &[Sample]) -> Vec<usize> {
     let mut known = HashSet::new();
-    let shapes = |sample: &Sample| -> Vec<Vec<usize>> {
-        sample.inputs.iter().map(|(_, array)| array.shape.clone()).collect()
-    };
     let (mut first, others): (Vec<usize>, Vec<usize>) =
-        (0..list.len()).partition(|at| list.get(*at).is_some_and(|sample| known.insert(shapes(sample))));
+        (0..list.len()).partition(|at| list.get(*at).is_some_and(|sample| known.insert(sample.shapes())));
     first.extend(others);
     first
 }

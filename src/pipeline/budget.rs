@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::fitting::Fitting;
-use super::forms::{base, reached, role_of, wishes};
+use super::forms::{base, reached, wishes};
 use super::judge::Judge;
 use super::notes::Notes;
 use super::{RewriteOptions, carry_out};
@@ -91,7 +91,7 @@ impl Costs {
                 Item { decision: at, usage: number, base: base_error, encodings: vec![], choices: vec![] };
             item.add(Encoding::Float, decision.bytes_before, 0.0);
             let wanted = match scope {
-                Scope::All => wishes(site, role_of(known, site_at), fitting.settings()),
+                Scope::All => wishes(site, known.role(site_at), fitting.settings()),
                 Scope::Raising => usage.encoding.ladder(site.k).collect(),
             };
             for wish in wanted {
@@ -402,7 +402,7 @@ pub(super) fn can_hold(
             continue;
         }
         let mut fewest = (decision.bytes_before, Encoding::Float);
-        for wish in wishes(site, role_of(known, site_at), fitting.settings()) {
+        for wish in wishes(site, known.role(site_at), fitting.settings()) {
             let Some((encoding, _)) = reached(model, site, wish)? else { continue };
             let bytes = encoding.bytes(site.k, site.n).unwrap_or(decision.bytes_before);
             if bytes < fewest.0 {
@@ -530,12 +530,9 @@ fn overhead(model: &Checked<Model>, known: &Inventory, plan: &Plan, notes: &Note
 
 /// The first samples of the commonest shapes: the runtime plans once for each.
 pub(super) fn of_one_shape(samples: &[Sample], count: usize) -> Vec<Sample> {
-    let shapes = |sample: &Sample| -> Vec<Vec<usize>> {
-        sample.inputs.iter().map(|(_, array)| array.shape.clone()).collect()
-    };
     let mut groups: HashMap<Vec<Vec<usize>>, (usize, Vec<usize>)> = HashMap::new();
     for (at, sample) in samples.iter().enumerate() {
-        groups.entry(shapes(sample)).or_insert((at, Vec::new())).1.push(at);
+        groups.entry(sample.shapes()).or_insert((at, Vec::new())).1.push(at);
     }
     let mut groups: Vec<(usize, Vec<usize>)> = groups.into_values().collect();
     groups.sort_by_key(|(first, list)| (std::cmp::Reverse(list.len().min(count)), *first));

@@ -21,7 +21,6 @@ use crate::plan::Encoding;
 use crate::progress::Progress;
 use crate::quant::{Algorithm, Matrix};
 use crate::report::{Explained, Explanation, Mend};
-use crate::role::Role;
 use crate::sensitivity::weight_error;
 
 /// What [`explain`] is asked to do.
@@ -142,7 +141,7 @@ fn explained(
     };
     Ok(Explained {
         tensor: weight.map_or(String::new(), |weight| weight.name.clone()),
-        role: known.roles.get(at).copied().unwrap_or(Role::Other),
+        role: known.role(at),
         shape: vec![site.k, site.n],
         encoding: form.map_or("another form".to_owned(), |form| form.name()),
         bytes,

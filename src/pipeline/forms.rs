@@ -1,7 +1,7 @@
 //! The forms that a weight may be stored in under a budget.
 
 use crate::error::Result;
-use crate::graph::{Form, Inventory, Site};
+use crate::graph::{Form, Site};
 use crate::onnx::Model;
 use crate::plan::Encoding;
 use crate::quant::{Algorithm, BLOCKS, Bits, Emit, PackedRows, ScaleStorage, Scheme};
@@ -76,9 +76,4 @@ pub(super) fn base(
         },
     };
     reached(model, site, wish)
-}
-
-/// The role of a site.
-pub(super) fn role_of(known: &Inventory, site: usize) -> Role {
-    known.roles.get(site).copied().unwrap_or(Role::Other)
 }

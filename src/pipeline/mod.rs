@@ -221,9 +221,8 @@ fn rewrite_planned(
     };
     let notes = notes::Notes::new(&model, &options.settings).with_frozen(frozen);
     // A budget of bytes tells what it cannot hold.
-    let is_bound = matches!(budget::asked(options), Some(Budget::Size(_) | Budget::BitsPerWeight(_)))
-        && options.output.is_some()
-        && plan.has_sites();
+    let of_bytes = budget::asked(options).filter(|budget| budget.is_of_bytes());
+    let is_bound = of_bytes.is_some() && options.output.is_some() && plan.has_sites();
     if !plan.changes_anything() && !is_bound {
         return unchanged(options, &model, plan, notes, progress).map_err(place);
     }
@@ -245,7 +244,7 @@ fn rewrite_planned(
     };
 
     let budget = budget::asked(options);
-    if let Some(asked @ (Budget::Size(_) | Budget::BitsPerWeight(_))) = budget {
+    if let Some(asked) = of_bytes {
         budget::can_hold(&model, &known, &plan, asked, &fitting, &notes).map_err(place)?;
     }
     let judge = Judge::new(options, &model, &known, samples);
@@ -258,8 +257,7 @@ fn rewrite_planned(
         _ => work.attempt(plan)?,
     };
     // A budget of bytes is a promise that repairs would break.
-    let may_grow = !matches!(budget, Some(Budget::Size(_) | Budget::BitsPerWeight(_)));
-    if options.repair && may_grow && options.plan.is_none() {
+    if options.repair && of_bytes.is_none() && options.plan.is_none() {
         done = work.repaired(&mut costs, done)?;
     }
     let Workshop { mut fitting, judge, notes, .. } = work;
