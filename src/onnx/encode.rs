@@ -12,7 +12,10 @@ use super::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProt
 /// Payloads at least this long stay references; shorter ones are copied into the surrounding piece.
 const REFERENCE_BYTES: usize = 4 << 10;
 
-/// A payload that is produced when the writer reaches it: part `part` of group `group`.
+/// The payloads that are to be produced, by the name of their initializer: parts that lie one behind the other.
+pub type Lazy = HashMap<String, Vec<LazyPart>>;
+
+/// A piece of a payload that is produced when the writer reaches it: part `part` of group `group`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LazyPart {
     /// Index of the group, whose parts are produced together.
@@ -44,7 +47,7 @@ impl Piece {
 
 /// The encoding of `model`, in which each initializer named in `lazy`, of the main graph or of a body, carries that
 /// payload as its `raw_data` (its own must be empty).
-pub fn encode(model: &ModelProto, lazy: &HashMap<String, LazyPart>) -> Vec<Piece> {
+pub fn encode(model: &ModelProto, lazy: &Lazy) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     let Some(graph) = &model.graph else {
         pieces.inline(&model.encode_to_vec());
@@ -76,7 +79,7 @@ impl ModelProto {
     }
 }
 
-fn graph_pieces(graph: &GraphProto, lazy: &HashMap<String, LazyPart>) -> Vec<Piece> {
+fn graph_pieces(graph: &GraphProto, lazy: &Lazy) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     for node in &graph.node {
         pieces.nested(1, node_pieces(node, lazy));
@@ -95,12 +98,12 @@ fn graph_pieces(graph: &GraphProto, lazy: &HashMap<String, LazyPart>) -> Vec<Pie
     };
     pieces.inline(&rest.encode_to_vec());
     for tensor in &graph.initializer {
-        pieces.nested(5, tensor_pieces(tensor, lazy.get(tensor.name()).copied()));
+        pieces.nested(5, tensor_pieces(tensor, lazy.get(tensor.name()).map(Vec::as_slice)));
     }
     pieces.done()
 }
 
-fn node_pieces(node: &NodeProto, lazy: &HashMap<String, LazyPart>) -> Vec<Piece> {
+fn node_pieces(node: &NodeProto, lazy: &Lazy) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     if node.attribute.iter().all(|attribute| !holds_payloads(attribute)) {
         pieces.inline(&node.encode_to_vec());
@@ -122,7 +125,7 @@ fn is_long(tensor: &TensorProto) -> bool {
     tensor.raw_data.as_ref().is_some_and(|raw| raw.len() >= REFERENCE_BYTES)
 }
 
-fn attribute_pieces(attribute: &AttributeProto, lazy: &HashMap<String, LazyPart>) -> Vec<Piece> {
+fn attribute_pieces(attribute: &AttributeProto, lazy: &Lazy) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     let shell = AttributeProto { t: None, g: None, graphs: Vec::new(), ..attribute.clone() };
     pieces.inline(&shell.encode_to_vec());
@@ -138,19 +141,19 @@ fn attribute_pieces(attribute: &AttributeProto, lazy: &HashMap<String, LazyPart>
     pieces.done()
 }
 
-fn tensor_pieces(tensor: &TensorProto, lazy: Option<LazyPart>) -> Vec<Piece> {
+fn tensor_pieces(tensor: &TensorProto, lazy: Option<&[LazyPart]>) -> Vec<Piece> {
     let mut pieces = Pieces::default();
     let payload = match (lazy, &tensor.raw_data) {
-        (Some(part), _) => Some(Piece::Lazy(part)),
-        (None, Some(raw)) if raw.len() >= REFERENCE_BYTES => Some(Piece::Bytes(raw.clone())),
+        (Some(parts), _) => Some(parts.iter().copied().map(Piece::Lazy).collect()),
+        (None, Some(raw)) if raw.len() >= REFERENCE_BYTES => Some(vec![Piece::Bytes(raw.clone())]),
         _ => None,
     };
     match payload {
         None => pieces.inline(&tensor.encode_to_vec()),
-        Some(piece) => {
+        Some(payload) => {
             let shell = TensorProto { raw_data: None, ..tensor.clone() };
             pieces.inline(&shell.encode_to_vec());
-            pieces.nested(9, vec![piece]);
+            pieces.nested(9, payload);
         }
     }
     pieces.done()
@@ -234,13 +237,13 @@ mod tests {
             }],
             ..Default::default()
         };
-        let part = LazyPart { group: 0, part: 0, len: 3 };
-        let pieces = encode(&model, &HashMap::from([("made".to_owned(), part)]));
+        let parts = [1, 2].map(|len| LazyPart { group: 0, part: len - 1, len });
+        let pieces = encode(&model, &Lazy::from([("made".to_owned(), parts.to_vec())]));
         let mut file = Vec::new();
         for piece in &pieces {
             match piece {
                 Piece::Bytes(bytes) => file.extend_from_slice(bytes),
-                Piece::Lazy(_) => file.extend_from_slice(&[1, 2, 3]),
+                Piece::Lazy(part) => file.extend_from_slice([[1].as_slice(), &[2, 3]][part.part]),
             }
         }
         let read = ModelProto::decode(file.as_slice()).expect("valid protobuf");

@@ -25,7 +25,7 @@ mod wire;
 
 pub use check::{check, node_subject};
 pub use digest::Digest;
-pub use encode::LazyPart;
+pub use encode::{Lazy, LazyPart};
 pub use inline::{function_stays, inline_all};
 pub use load::{files, find, load, load_bytes};
 pub(crate) use mapping::map_file;

@@ -1,6 +1,6 @@
 //! Model → file: payloads are produced while the file is written, which is [staged](super::staged) until it is found good.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::sync::mpsc;
 
 use bytes::Bytes;
 
-use super::encode::{LazyPart, Piece, encode};
+use super::encode::{Lazy, LazyPart, Piece, encode};
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use super::staged::{Saved, Staged, side_name, staging, unwritable};
 use super::{Model, load, walk};
@@ -35,7 +35,7 @@ pub struct Draft<'a> {
     /// Everything but the lazy payloads.
     pub proto: ModelProto,
     /// By initializer, of the main graph or of a body.
-    pub lazy: HashMap<String, LazyPart>,
+    pub lazy: Lazy,
     /// What [`LazyPart::group`] indexes.
     pub groups: Vec<Produce<'a>>,
     /// Encoded fields of the message that are produced after all others.
@@ -49,22 +49,41 @@ impl Draft<'_> {
     /// Errors of a payload's production.
     pub fn to_bytes(&self) -> Result<Bytes> {
         let mut bytes = Vec::new();
-        let mut current: Option<(usize, Vec<Vec<u8>>)> = None;
+        let mut made = Made::default();
         for piece in encode(&self.proto, &self.lazy).into_iter().chain(self.closing.map(Piece::Lazy)) {
             match piece {
                 Piece::Bytes(part) => bytes.extend_from_slice(&part),
-                Piece::Lazy(lazy) => {
-                    if current.as_ref().is_none_or(|(group, _)| *group != lazy.group) {
-                        let produce = self.groups.get(lazy.group);
-                        let made = produce.map(|produce| produce()).transpose()?.unwrap_or_default();
-                        current = Some((lazy.group, made));
-                    }
-                    let part = current.as_ref().and_then(|(_, parts)| parts.get(lazy.part));
-                    bytes.extend_from_slice(part.map_or(&[], Vec::as_slice));
-                }
+                Piece::Lazy(part) => bytes.extend_from_slice(&made.take(part, || self.produce(part.group))?),
             }
         }
         Ok(bytes.into())
+    }
+
+    fn produce(&self, group: usize) -> Result<Vec<Vec<u8>>> {
+        match self.groups.get(group) {
+            Some(produce) => produce(),
+            None => Err(Error::format("payload", "a part names a group that is not there")),
+        }
+    }
+}
+
+/// Groups that were produced and are not written in full: the scales of a weight wait for all its codes.
+#[derive(Default)]
+struct Made(HashMap<usize, Vec<Option<Vec<u8>>>>);
+
+impl Made {
+    /// A part, which is asked for once; its group comes from `next` where it is not here.
+    fn take(&mut self, part: LazyPart, next: impl FnOnce() -> Result<Vec<Vec<u8>>>) -> Result<Vec<u8>> {
+        let mut parts = match self.0.remove(&part.group) {
+            Some(parts) => parts,
+            None => next()?.into_iter().map(Some).collect(),
+        };
+        let taken = parts.get_mut(part.part).and_then(Option::take);
+        if parts.iter().any(Option::is_some) {
+            self.0.insert(part.group, parts);
+        }
+        let taken = taken.filter(|bytes| bytes.len() == part.len);
+        taken.ok_or_else(|| Error::format("payload", "it has another length than planned"))
     }
 }
 
@@ -94,7 +113,7 @@ impl Layout {
             return Ok(Self { model: inline, side: Vec::new() });
         }
         let (proto, side) = move_out(draft, &side_name(target));
-        let mut model = encode(&proto, &HashMap::new());
+        let mut model = encode(&proto, &Lazy::new());
         model.extend(closing);
         if total(&model) > limits::MODEL_BYTES {
             return Err(Error::limit(
@@ -113,7 +132,8 @@ impl Layout {
 
 /// Writes `draft` completely, but not yet under the name `target`.
 ///
-/// At most three groups of payloads are in memory at a time. On an error nothing is left behind.
+/// At most [`IN_FLIGHT`] groups of payloads are in memory at a time, and of groups before them what the file has further
+/// on. On an error nothing is left behind.
 ///
 /// # Errors
 /// I/O errors, errors of a payload's production, [`crate::error::Kind::Interrupted`].
@@ -188,15 +208,11 @@ impl Writer<'_, '_> {
         std::thread::scope(|scope| {
             // While one is finished and handed on, the other keeps the cores busy.
             let producers = std::array::from_fn::<_, PRODUCERS, _>(|first| {
-                let (sender, receiver) = mpsc::sync_channel::<Result<Vec<Vec<u8>>>>(0);
-                let (order, groups) = (order.clone(), &self.draft.groups);
+                let (sender, receiver) = mpsc::sync_channel::<Result<Vec<Vec<u8>>>>(WAITING);
+                let (order, draft) = (order.clone(), self.draft);
                 scope.spawn(move || {
                     for group in order.into_iter().skip(first).step_by(PRODUCERS) {
-                        let made = match groups.get(group) {
-                            Some(produce) => produce(),
-                            None => Err(Error::format("payload", "a part names a group that is not there")),
-                        };
-                        if sender.send(made).is_err() {
+                        if sender.send(draft.produce(group)).is_err() {
                             return;
                         }
                     }
@@ -204,24 +220,15 @@ impl Writer<'_, '_> {
                 receiver
             });
             let mut next = producers.iter().cycle();
-            let mut current: Option<(usize, Vec<Vec<u8>>)> = None;
+            let mut made = Made::default();
+            let mut receive = || {
+                let producer = next.next().and_then(|producer| producer.recv().ok());
+                producer.ok_or_else(|| Error::format("payload", "its production ended early"))?
+            };
             for piece in pieces {
                 match piece {
                     Piece::Bytes(bytes) => put(bytes)?,
-                    Piece::Lazy(lazy) => {
-                        if current.as_ref().is_none_or(|(group, _)| *group != lazy.group) {
-                            let made = next
-                                .next()
-                                .and_then(|producer| producer.recv().ok())
-                                .ok_or_else(|| Error::format("payload", "its production ended early"))??;
-                            current = Some((lazy.group, made));
-                        }
-                        let part = current.as_ref().and_then(|(_, parts)| parts.get(lazy.part));
-                        match part {
-                            Some(bytes) if bytes.len() == lazy.len => put(bytes)?,
-                            _ => return Err(Error::format("payload", "it has another length than planned")),
-                        }
-                    }
+                    Piece::Lazy(part) => put(&made.take(*part, &mut receive)?)?,
                 }
             }
             Ok(())
@@ -233,18 +240,19 @@ impl Writer<'_, '_> {
 
 /// Threads that have payloads produced, in turn.
 const PRODUCERS: usize = 2;
+/// Groups of each of them that wait to be written, so that it goes on while something long is.
+const WAITING: usize = 1;
+/// One in the making and those that wait, of each, and the one that is written.
+pub const IN_FLIGHT: usize = PRODUCERS * (1 + WAITING) + 1;
 
-/// Groups in the order in which the pieces ask for them; one that is asked for again later is made again.
+/// Groups in the order in which the pieces ask for them first.
 fn production_order(pieces: &[Piece]) -> Vec<usize> {
-    let mut order = Vec::new();
-    for piece in pieces {
-        if let Piece::Lazy(lazy) = piece
-            && order.last() != Some(&lazy.group)
-        {
-            order.push(lazy.group);
-        }
-    }
-    order
+    let mut seen = HashSet::new();
+    let groups = pieces.iter().filter_map(|piece| match piece {
+        Piece::Lazy(part) => Some(part.group),
+        Piece::Bytes(_) => None,
+    });
+    groups.filter(|group| seen.insert(*group)).collect()
 }
 
 /// Moves the long payloads of the main graph's initializers into the pieces of a side file.
@@ -253,19 +261,20 @@ fn move_out(draft: &Draft<'_>, location: &str) -> (ModelProto, Vec<Piece>) {
     let mut side: Vec<Piece> = Vec::new();
     let mut at = 0usize;
     walk::initializers_mut(proto.graph.get_or_insert_default(), &mut |tensor| {
-        let piece = match (draft.lazy.get(tensor.name()), tensor.raw_data.as_ref()) {
-            (Some(lazy), _) => Piece::Lazy(*lazy),
-            (None, Some(raw)) if raw.len() >= SIDE_BYTES => Piece::Bytes(raw.clone()),
+        let payload: Vec<Piece> = match (draft.lazy.get(tensor.name()), tensor.raw_data.as_ref()) {
+            (Some(parts), _) => parts.iter().copied().map(Piece::Lazy).collect(),
+            (None, Some(raw)) if raw.len() >= SIDE_BYTES => vec![Piece::Bytes(raw.clone())],
             _ => return,
         };
-        let align = if piece.len() >= 1 << 20 { PAGE } else { ALIGN };
+        let length = payload.iter().map(Piece::len).sum();
+        let align = if length >= 1 << 20 { PAGE } else { ALIGN };
         let start = at.next_multiple_of(align);
         if start > at {
             side.push(Piece::Bytes(Bytes::from(vec![0; start - at])));
         }
-        at = start + piece.len();
-        point(tensor, location, start, piece.len());
-        side.push(piece);
+        at = start + length;
+        point(tensor, location, start, length);
+        side.extend(payload);
     });
     (proto, side)
 }

@@ -271,6 +271,9 @@ impl Chooser<'_> {
             Reach::NotFinite(row, column) => {
                 (Encoding::Float, format!("a value that is not finite at [{row},{column}]"))
             }
+            Reach::TooLarge => {
+                (Encoding::Float, "values so large that sums of codes leave float32".to_owned())
+            }
             Reach::ScalesTooFine => (Encoding::Float, "its scales do not fit float16".to_owned()),
         })
     }

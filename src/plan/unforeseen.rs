@@ -48,6 +48,7 @@ fn objection(site: &Site, found: &Reach, planned: Candidate) -> Option<String> {
     let what = match (found, scales) {
         (found, _) if *found == Reach::Fits(planned) => return None,
         (Reach::NotFinite(row, column), _) => format!("holds a value that is not finite at [{row},{column}]"),
+        (Reach::TooLarge, _) => "holds values so large that sums of codes leave float32".to_owned(),
         // Scales of another type than the activation are no matter of values.
         (found, _) if expected(site, planned).as_ref() == Some(found) => return None,
         (_, ScaleStorage::Byte) => "needs scales that units of one size do not hold".to_owned(),

@@ -22,15 +22,16 @@ pub struct Survey {
 }
 
 impl Survey {
-    pub(super) const EMPTY: Survey =
-        Survey { first_non_finite: None, max_abs: 0.0, least_block_max: f32::INFINITY };
+    /// Of no values.
+    pub const EMPTY: Survey = Survey { first_non_finite: None, max_abs: 0.0, least_block_max: f32::INFINITY };
 
     /// Of finite values, of which the least largest magnitude of a block and the largest are known.
     pub(super) fn of_extent((least_block_max, max_abs): (f32, f32)) -> Survey {
         Survey { first_non_finite: None, max_abs, least_block_max }
     }
 
-    pub(super) fn and(self, other: Survey) -> Survey {
+    /// Of the values of both, as far as places go: of parts of one matrix that were told as places in it.
+    pub fn and(self, other: Survey) -> Survey {
         Survey {
             first_non_finite: self.first_non_finite.into_iter().chain(other.first_non_finite).min(),
             max_abs: self.max_abs.max(other.max_abs),

@@ -1,11 +1,15 @@
 //! Edits of a graph under way: new names, new initializers with promised payloads, nodes put before others.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
 
 use super::Errors;
+use super::bands::{Bands, Part};
+use crate::error::Result;
 use crate::graph::{Index, Origin, Path, ranks, stored_at};
-use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, tensor_proto::DataType};
-use crate::onnx::{Draft, LazyPart, Model, Produce, tensor, walk};
+use crate::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto};
+use crate::onnx::{Draft, Lazy, LazyPart, Model, Produce, tensor, walk};
 
 pub(super) struct Edit<'m> {
     pub(super) model: &'m Model,
@@ -28,7 +32,7 @@ pub(super) struct Edit<'m> {
     changed: HashMap<usize, NodeProto>,
     /// By the path of their graph.
     added: HashMap<Path, Vec<TensorProto>>,
-    lazy: HashMap<String, LazyPart>,
+    lazy: Lazy,
     groups: Vec<Produce<'m>>,
 }
 
@@ -55,7 +59,7 @@ impl<'m> Edit<'m> {
             replaced: HashMap::new(),
             changed: HashMap::new(),
             added: HashMap::new(),
-            lazy: HashMap::new(),
+            lazy: Lazy::new(),
             groups: Vec::new(),
         }
     }
@@ -130,32 +134,38 @@ impl<'m> Edit<'m> {
         self.added.entry(path.clone()).or_default().push(tensor);
     }
 
-    /// Adds initializers whose payloads `produce` gives, in their order, to the graph of node `at`: ONNX Runtime refuses
-    /// a body that takes quantized weights from around it.
+    /// Adds `parts` to the graph of node `at`: ONNX Runtime refuses a body that takes quantized weights from around it.
+    /// `produce` gives their payloads, in their order, of one of the `bands` at a time.
     pub(super) fn promise(
         &mut self,
         at: usize,
-        parts: Vec<(String, DataType, Vec<usize>)>,
-        produce: Produce<'m>,
+        parts: Vec<Part>,
+        bands: &Bands,
+        produce: impl Fn(Range<usize>) -> Result<Vec<Vec<u8>>> + Send + Sync + 'm,
     ) {
-        self.promise_to(&self.index.of(at).path(), parts, produce);
+        self.promise_to(&self.index.of(at).path(), parts, bands, produce);
     }
 
     /// The same for the graph at `path`.
     pub(super) fn promise_to(
         &mut self,
         path: &Path,
-        parts: Vec<(String, DataType, Vec<usize>)>,
-        produce: Produce<'m>,
+        parts: Vec<Part>,
+        bands: &Bands,
+        produce: impl Fn(Range<usize>) -> Result<Vec<Vec<u8>>> + Send + Sync + 'm,
     ) {
-        let group = self.groups.len();
-        self.groups.push(produce);
-        for (part, (name, data_type, dims)) in parts.into_iter().enumerate() {
-            let shell =
-                TensorProto { raw_data: None, ..tensor::from_raw(&name, data_type, &dims, Vec::new()) };
-            let len = tensor::payload_len(&shell).unwrap_or(0);
-            self.lazy.insert(name, LazyPart { group, part, len });
-            self.add_to(path, shell);
+        let first = self.groups.len();
+        let produce = Arc::new(produce);
+        self.groups.extend(bands.list.iter().cloned().map(|band| -> Produce<'m> {
+            let produce = produce.clone();
+            Box::new(move || produce(band.clone()))
+        }));
+        for (number, part) in parts.into_iter().enumerate() {
+            let lens = bands.list.iter().map(|band| part.bytes(bands.rows, band));
+            let lazy = lens.enumerate().map(|(at, len)| LazyPart { group: first + at, part: number, len });
+            self.lazy.insert(part.name.clone(), lazy.collect());
+            let shell = tensor::from_raw(&part.name, part.data_type, &part.dims, Vec::new());
+            self.add_to(path, TensorProto { raw_data: None, ..shell });
         }
     }
 

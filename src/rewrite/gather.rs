@@ -3,6 +3,7 @@
 //! `Mul(Cast(Gather(codes, ids)), Gather(scales, ids))` costs the rows that are asked for; a
 //! DequantizeLinear before the Gather would expand the whole table on every run.
 
+use super::bands::{Bands, Part};
 use super::edit::Edit;
 use super::{row_type, scale_type};
 use crate::error::Result;
@@ -29,19 +30,17 @@ pub(super) fn encode(
     let codes = edit.name(&format!("{weight}_quantized"));
     let table = edit.name(&format!("{weight}_scale"));
     let scale_type = scale_type(scales, true);
-    let parts =
-        vec![(codes.clone(), DataType::Int8, vec![rows, width]), (table.clone(), scale_type, vec![rows, 1])];
+    let parts = vec![
+        Part::of_row(&codes, DataType::Int8, vec![rows, width]),
+        Part::of_row(&table, scale_type, vec![rows, 1]),
+    ];
     let values = Values::of(edit.model, site)?;
     let errors = edit.errors.clone();
-    edit.promise(
-        site.at.node,
-        parts,
-        Box::new(move || {
-            let made = quantize_rows(&values.matrix()?, scales, algorithm);
-            errors.push(key.0, key.1, made.error);
-            Ok(vec![made.codes, made.scales])
-        }),
-    );
+    edit.promise(site.at.node, parts, &Bands::of(rows, rows * width, 1), move |band| {
+        let made = quantize_rows(&values.matrix()?.band(band.clone()), scales, algorithm);
+        errors.push(key, &band, made.error);
+        Ok(vec![made.codes, made.scales])
+    });
 
     let stem = output.clone();
     let mut nodes = Vec::new();

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::graph::{self, Addition, Form, Frame, Index, Site, operand, rank, sole_consumer};
 use crate::onnx::proto::{NodeProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{node, tensor};
-use crate::quant::{Algorithm, Scheme};
+use crate::quant::{Algorithm, ScaleStorage, Scheme};
 
 /// How a weight is to be stored.
 pub(super) struct Wish<'f> {
@@ -23,6 +23,13 @@ pub(super) struct Wish<'f> {
     pub algorithm: Algorithm,
     /// Its codes, where they are known already.
     pub fitted: Option<&'f Fitted>,
+}
+
+impl Wish<'_> {
+    /// Whether the codes are made for the weight as a whole: they are known, or their scales have a unit in common.
+    pub fn is_whole(&self) -> bool {
+        self.fitted.is_some() || self.scheme.scales == ScaleStorage::Byte
+    }
 }
 
 pub(super) fn encode(

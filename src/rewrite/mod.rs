@@ -5,6 +5,7 @@
 //! form that ONNX Runtime fuses into a quantized matrix product; a table is gathered first and scaled after,
 //! because a DequantizeLinear before Gather would expand the whole table on every run.
 
+mod bands;
 mod dequantize;
 mod edit;
 mod gather;
@@ -15,7 +16,8 @@ mod packed;
 mod stored;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use prost::Message as _;
@@ -46,22 +48,26 @@ pub struct Rewritten<'m> {
     pub raised_bytes: usize,
 }
 
-/// The measured error of each encoded use, as (decision, use, error).
+/// The measured errors of each encoded use: by decision and use, of the bands by where they begin.
 #[derive(Debug, Clone, Default)]
-pub struct Errors(Arc<Mutex<Vec<(usize, usize, WeightError)>>>);
+pub struct Errors(Arc<Mutex<Measured>>);
+
+type Measured = BTreeMap<(usize, usize), BTreeMap<usize, WeightError>>;
 
 impl Errors {
-    fn push(&self, decision: usize, usage: usize, error: WeightError) {
-        if let Ok(mut list) = self.0.lock() {
-            list.push((decision, usage, error));
+    fn push(&self, usage: (usize, usize), band: &Range<usize>, error: WeightError) {
+        if let Ok(mut known) = self.0.lock() {
+            known.entry(usage).or_default().insert(band.start, error);
         }
     }
 
-    /// What has been measured so far, in the order of the plan.
+    /// What has been measured so far, as (decision, use, error), in the order of the plan.
     pub fn sorted(&self) -> Vec<(usize, usize, WeightError)> {
-        let mut list = self.0.lock().map(|list| list.clone()).unwrap_or_default();
-        list.sort_by_key(|(decision, usage, _)| (*decision, *usage));
-        list
+        let known = self.0.lock().map(|known| known.clone()).unwrap_or_default();
+        let sum = |((decision, usage), bands): ((usize, usize), BTreeMap<usize, WeightError>)| {
+            (decision, usage, bands.into_values().sum())
+        };
+        known.into_iter().map(sum).collect()
     }
 }
 

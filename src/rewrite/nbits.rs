@@ -6,6 +6,9 @@
 //! Scales have the type of the activation and stand in the file so: behind a Cast, an unoptimized session computes
 //! with wrong ones and says nothing (measured on 1.32).
 
+use std::ops::Range;
+
+use super::bands::{Bands, Part};
 use super::dequantize::promise;
 use super::edit::Edit;
 use super::linear::{Wish, correct, framed, named, replace_vector, scaled, turned, vector};
@@ -14,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::graph::{Form, Site, sole_consumer};
 use crate::onnx::node;
 use crate::onnx::proto::{ModelProto, NodeProto, OperatorSetIdProto, tensor_proto::DataType};
-use crate::quant::{NBits, ScaleStorage};
+use crate::quant::{Matrix, NBits, ScaleStorage};
 
 const DOMAIN: &str = "com.microsoft";
 
@@ -86,18 +89,23 @@ fn product(
     let codes = edit.name(&format!("{weight}_quantized"));
     let scales = edit.name(&format!("{weight}_scale"));
     let column = scheme.bits.bytes(scheme.block);
+    let scale_type = scale_type(scheme.scales, scheme.symmetric);
     let mut parts = vec![
-        (codes.clone(), DataType::Uint8, vec![n, blocks, column]),
-        (scales.clone(), scale_type(scheme.scales, scheme.symmetric), vec![n, blocks]),
+        Part::of_row(&codes, DataType::Uint8, vec![n, blocks, column]),
+        Part::of_row(&scales, scale_type, vec![n, blocks]),
     ];
     let mut inputs = vec![activation.to_owned(), codes, scales];
     if !scheme.symmetric {
         let zero_points = edit.name(&format!("{weight}_zero_point"));
-        parts.push((zero_points.clone(), DataType::Uint8, vec![n, scheme.nbits_zeros(k)]));
+        parts.push(Part::of_row(&zero_points, DataType::Uint8, vec![n, scheme.nbits_zeros(k)]));
         inputs.push(zero_points);
     }
-    promise(edit, site, weight, parts, wish, key, move |made| {
-        let made = NBits::of(&made, scheme, k, n);
+    let bands = match wish.is_whole() {
+        true => Bands::whole(n),
+        false => Bands::of(n, n * blocks * column, 1),
+    };
+    promise(edit, site, weight, parts, wish, key, (bands, columns), move |made, band| {
+        let made = NBits::of(&made, scheme, k, band.len());
         [Some(made.codes), Some(made.scales), made.zero_points].into_iter().flatten().collect()
     })?;
     let number =
@@ -116,6 +124,10 @@ fn product(
         attribute: attributes,
         ..NodeProto::default()
     })
+}
+
+fn columns(matrix: Matrix<'_>, band: Range<usize>) -> Matrix<'_> {
+    matrix.transposed().band(band).transposed()
 }
 
 /// Puts the product in the place of a Gemm, with its factors in the weight and the bias, and the bias behind it.

@@ -1,5 +1,6 @@
 //! A tensor that is stored small and runs as float: nodes at the head of the graph compute it under its own name.
 
+use super::bands::{Bands, Part};
 use super::edit::Edit;
 use super::{misfit, scale_type};
 use crate::error::Result;
@@ -30,13 +31,12 @@ pub(super) fn encode(
     let name = name.as_str();
     match how {
         Stored::Float16 => {
-            let half: Vec<u8> = values
-                .matrix()?
-                .values()
-                .iter()
-                .flat_map(|value| half::f16::from_f32(*value).to_le_bytes())
-                .collect();
-            halved(edit, &path, name, &decision.shape, half);
+            let small = widened(edit, &path, name);
+            let parts = vec![Part::of_row(&small, DataType::Float16, decision.shape.clone())];
+            edit.promise_to(&path, parts, &Bands::of(rows, 2 * rows * columns, 1), move |band| {
+                let values = values.matrix()?.band(band).values();
+                Ok(vec![values.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes()).collect()])
+            });
         }
         Stored::Int4 { block, half_scales } => {
             let scheme = how.scheme().filter(|_| block > 0 && columns.is_multiple_of(block));
@@ -46,19 +46,17 @@ pub(super) fn encode(
             let blocks = columns / block;
             let scale_type = scale_type(scheme.scales, true);
             let parts = vec![
-                (codes.clone(), DataType::Int4, vec![blocks, block, rows]),
-                (scale.clone(), scale_type, vec![blocks, 1, rows]),
+                Part::of_row(&codes, DataType::Int4, vec![blocks, block, rows]),
+                Part::of_rows(&scale, scale_type, vec![blocks, 1, rows], block),
             ];
+            let bands = Bands::of(columns, scheme.codes_len(columns, rows), 2 * block);
             let errors = edit.errors.clone();
-            edit.promise_to(
-                &path,
-                parts,
-                Box::new(move || {
-                    let made = quantize(&values.matrix()?.transposed(), scheme, Algorithm::Search);
-                    errors.push(at, 0, made.error);
-                    Ok(vec![made.codes, made.scales])
-                }),
-            );
+            edit.promise_to(&path, parts, &bands, move |band| {
+                let own = values.matrix()?.transposed().band(band.clone());
+                let made = quantize(&own, scheme, Algorithm::Search);
+                errors.push((at, 0), &band, made.error);
+                Ok(vec![made.codes, made.scales])
+            });
             let to = || vec![node::int_attribute("to", DataType::Float as i64)];
             let wide = edit.name(&format!("{name}_wide"));
             edit.put_first(&path, node::build("Cast", "", &[&codes], &[&wide], to()));
@@ -92,18 +90,15 @@ pub(super) fn encode(
             }
             let errors = edit.errors.clone();
             let parts = vec![
-                (codes.clone(), DataType::Int8, decision.shape.clone()),
-                (scale.clone(), DataType::Float, grid),
+                Part::of_row(&codes, DataType::Int8, decision.shape.clone()),
+                Part::of_row(&scale, DataType::Float, grid),
             ];
-            edit.promise_to(
-                &path,
-                parts,
-                Box::new(move || {
-                    let made = quantize_rows(&values.matrix()?, ScaleStorage::F32, Algorithm::Search);
-                    errors.push(at, 0, made.error);
-                    Ok(vec![made.codes, made.scales])
-                }),
-            );
+            edit.promise_to(&path, parts, &Bands::of(rows, rows * columns, 1), move |band| {
+                let own = values.matrix()?.band(band.clone());
+                let made = quantize_rows(&own, ScaleStorage::F32, Algorithm::Search);
+                errors.push((at, 0), &band, made.error);
+                Ok(vec![made.codes, made.scales])
+            });
             let to = vec![node::int_attribute("to", DataType::Float as i64)];
             edit.put_first(&path, node::build("Cast", "", &[&codes], &[&wide], to));
             edit.put_first(&path, node::build("Mul", "", &[&wide, &scale], &[name], vec![]));
@@ -146,8 +141,14 @@ pub(super) fn twin(
 
 /// Adds `name` to the graph at `path` as the float32 of the float16 payload `half`.
 pub(super) fn halved(edit: &mut Edit<'_>, path: &Path, name: &str, dims: &[usize], half: Vec<u8>) {
-    let small = edit.name(&format!("{name}_half"));
+    let small = widened(edit, path, name);
     edit.add_to(path, tensor::from_raw(&small, DataType::Float16, dims, half));
+}
+
+/// Makes `name` the float32 of a float16 initializer of the graph at `path`; gives the name that it is to have.
+fn widened(edit: &mut Edit<'_>, path: &Path, name: &str) -> String {
+    let small = edit.name(&format!("{name}_half"));
     let to = vec![node::int_attribute("to", DataType::Float as i64)];
     edit.put_first(path, node::build("Cast", "", &[&small], &[name], to));
+    small
 }

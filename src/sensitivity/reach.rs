@@ -18,7 +18,14 @@ pub enum Reach {
     NotFinite(usize, usize),
     /// The model computes in float16, and its scales do not fit that type.
     ScalesTooFine,
+    /// Sums of products with its values leave float32 in a fused kernel: see [`LARGEST`].
+    TooLarge,
 }
+
+/// Magnitudes above are not multiplied in codes. The kernel of ONNX Runtime sums shifted codes and subtracts the shift
+/// (`MatMulNBits`, accuracy level 4): with a weight of 1e38 both are infinite, and the result is no number where that of
+/// floats is one (measured on 1.32; 1e37 comes out right for activations of 1).
+const LARGEST: f32 = 1e30;
 
 /// Looks at the weight of `site`, once, for `candidate`: float16 scales become float32 where they must.
 ///
@@ -55,6 +62,9 @@ pub fn reach_of(seen: &Survey, site: &Site, candidate: Candidate) -> Reach {
             Candidate::Blocks(_) => Reach::NotFinite(row, column),
             Candidate::PackedRows(_) | Candidate::Rows(_) => Reach::NotFinite(column, row),
         };
+    }
+    if seen.max_abs > LARGEST && matches!(candidate, Candidate::Blocks(_)) {
+        return Reach::TooLarge;
     }
     let (wanted, fit) = match candidate {
         Candidate::Blocks(scheme) => (scheme.scales, fp16_scales_fit(seen, scheme)),
