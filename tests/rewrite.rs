@@ -1295,7 +1295,7 @@ fn weights_that_are_read_once_are_planned_by_their_values() {
                     serde_json::from_slice::<Value>(&folder.read("dry.json")).unwrap(),
                     "{case}"
                 );
-                assert_eq!(names(&model).contains(&"other"), what == "broken", "{case}");
+                assert_eq!(names(&model).contains(&"other"), matches!(what, "broken" | "huge"), "{case}");
             }
         }
     }
