@@ -211,11 +211,18 @@ fn jsonl_may_hold_classes() {
     let said = fails(read(&folder, Source::new(folder.write("e.jsonl", file.replace("null", "\"no\"")))));
     let wanted = "e.jsonl: line 2: field 'label' holds \"no\": class numbers must be integers (null where there is no label)";
     assert!(said.ends_with(wanted), "{said}");
-    // To a model without classes they are nothing.
+    // To a model without classes they are nothing, which is said.
     let folder = text_folder(&encoder("length", 40), true);
     let samples =
         read(&folder, Source::new(folder.write("e.jsonl", file.replace("null", "\"no\"")))).unwrap();
     assert!(!samples.labelled());
+    let unused = "e.jsonl: 2 labels are not used: the model gives no classes of a whole text";
+    assert!(samples.remarks[0].ends_with(unused), "{:?}", samples.remarks);
+    let said = fails(read(&folder, Source::new(folder.write("e.json", file))));
+    assert!(
+        said.contains("e.json: samples are not read from .json (texts, one JSON object a line"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -636,6 +643,14 @@ fn what_is_left_out_of_a_folder_is_said() {
             "left out, for they lie deeper than one folder: cat/young/a.png"
         ]
     );
+    #[cfg(unix)]
+    {
+        // A link that leads nowhere is an image that cannot be read.
+        let link = folder.join("d/0/b.png");
+        std::os::unix::fs::symlink("gone.png", &link).unwrap();
+        assert!(fails(images(&folder)).contains("d/0/b.png"));
+        std::fs::remove_file(link).unwrap();
+    }
     let values = efq::onnx::tensor::from_raw("x", DataType::Float, &[1, 3, 2, 2], vec![0; 48]);
     folder.write("d/test_data_set_0/input_0.pb", prost::Message::encode_to_vec(&values));
     assert_eq!(images(&folder).unwrap().list.len(), 1);

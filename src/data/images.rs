@@ -61,10 +61,10 @@ pub(super) fn list(path: &Path) -> Result<Vec<Item>> {
     Ok(found)
 }
 
-/// Whether it is a file of one of `endings`.
+/// Whether it is named as a file of one of `endings`; where that cannot be read, reading it will say so.
 fn ends(path: &Path, endings: &[&str]) -> bool {
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-    ending.is_some_and(|ending| endings.contains(&ending.as_str())) && path.is_file()
+    ending.is_some_and(|ending| endings.contains(&ending.as_str())) && !path.is_dir()
 }
 
 /// The images `items` of `path` as samples for `model`, with a digest of the files in their order.

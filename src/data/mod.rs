@@ -244,6 +244,10 @@ impl Form {
             Some("safetensors") => Self::Safetensors,
             Some("txt") => Self::Lines,
             Some("jsonl") => Self::Objects,
+            Some("json") => {
+                return Err(Error::format(path.display().to_string(), "samples are not read from .json")
+                    .help("texts, one JSON object a line, belong into a .jsonl, arrays into an .npz"));
+            }
             _ => Self::Archive,
         })
     }
@@ -288,6 +292,13 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
         _ => {
             let bytes = crate::onnx::map_file(path)?;
             let list = parse(form, &bytes, source, model).map_err(within)?;
+            if form == Form::Objects && list.iter().all(|sample| !matches!(sample.label, Label::Class(_))) {
+                let texts = text::objects(&bytes, source.field.as_deref()).map_err(within)?;
+                let labels = texts.iter().filter(|text| text.class.is_some()).count();
+                let unused =
+                    || format!("{labels} labels are not used: the model gives no classes of a whole text");
+                remarks.extend((labels > 0).then(unused));
+            }
             (list, blake3::hash(&bytes).to_hex().to_string())
         }
     };

@@ -9,6 +9,7 @@ mod constants;
 mod digest;
 mod encode;
 mod external;
+mod gate;
 mod inline;
 mod load;
 mod mapping;

@@ -1,6 +1,6 @@
 //! Model → file: payloads are produced while the file is written, which is [staged](super::staged) until it is found good.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use bytes::Bytes;
 
 use super::encode::{Lazy, LazyPart, Piece, encode};
+use super::gate::{Closing, Gate};
 use super::proto::{ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use super::staged::{Saved, Staged, side_name, staging, unwritable};
 use super::{Model, load, walk};
@@ -132,8 +133,8 @@ impl Layout {
 
 /// Writes `draft` completely, but not yet under the name `target`.
 ///
-/// At most [`IN_FLIGHT`] groups of payloads are in memory at a time, and of groups before them what the file has further
-/// on. On an error nothing is left behind.
+/// Of payloads that are produced ahead at most [`AHEAD`] bytes are in memory, or one group that is larger, and of those
+/// before what the file has further on. On an error nothing is left behind.
 ///
 /// # Errors
 /// I/O errors, errors of a payload's production, [`crate::error::Kind::Interrupted`].
@@ -205,23 +206,26 @@ impl Writer<'_, '_> {
             if self.progress.cancelled() { Err(Error::interrupted()) } else { Ok(()) }
         };
         let order = production_order(pieces);
+        let gate = Gate::new(AHEAD);
         std::thread::scope(|scope| {
             // While one is finished and handed on, the other keeps the cores busy.
             let producers = std::array::from_fn::<_, PRODUCERS, _>(|first| {
                 let (sender, receiver) = mpsc::sync_channel::<Result<Vec<Vec<u8>>>>(WAITING);
-                let (order, draft) = (order.clone(), self.draft);
+                let (order, gate, draft) = (&order, &gate, self.draft);
                 scope.spawn(move || {
-                    for group in order.into_iter().skip(first).step_by(PRODUCERS) {
-                        if sender.send(draft.produce(group)).is_err() {
+                    for (number, (group, bytes)) in order.iter().enumerate().skip(first).step_by(PRODUCERS) {
+                        if !gate.enter(number, *bytes) || sender.send(draft.produce(*group)).is_err() {
                             return;
                         }
                     }
                 });
                 receiver
             });
-            let mut next = producers.iter().cycle();
-            let mut made = Made::default();
+            let _closing = Closing(&gate);
+            let (mut next, mut sizes) = (producers.iter().cycle(), order.iter().map(|(_, bytes)| *bytes));
+            let (mut made, mut written) = (Made::default(), 0);
             let mut receive = || {
+                gate.leave(std::mem::replace(&mut written, sizes.next().unwrap_or(0)));
                 let producer = next.next().and_then(|producer| producer.recv().ok());
                 producer.ok_or_else(|| Error::format("payload", "its production ended early"))?
             };
@@ -242,17 +246,23 @@ impl Writer<'_, '_> {
 const PRODUCERS: usize = 2;
 /// Groups of each of them that wait to be written, so that it goes on while something long is.
 const WAITING: usize = 1;
-/// One in the making and those that wait, of each, and the one that is written.
-pub const IN_FLIGHT: usize = PRODUCERS * (1 + WAITING) + 1;
+/// Bytes of groups that are in the making, wait, or are written.
+const AHEAD: usize = 1 << 27;
 
-/// Groups in the order in which the pieces ask for them first.
-fn production_order(pieces: &[Piece]) -> Vec<usize> {
-    let mut seen = HashSet::new();
-    let groups = pieces.iter().filter_map(|piece| match piece {
-        Piece::Lazy(part) => Some(part.group),
-        Piece::Bytes(_) => None,
-    });
-    groups.filter(|group| seen.insert(*group)).collect()
+/// Groups in the order in which the pieces ask for them first, with the bytes of all their parts.
+fn production_order(pieces: &[Piece]) -> Vec<(usize, usize)> {
+    let mut places: HashMap<usize, usize> = HashMap::new();
+    let mut order: Vec<(usize, usize)> = Vec::new();
+    for piece in pieces {
+        if let Piece::Lazy(part) = piece {
+            let place = *places.entry(part.group).or_insert(order.len());
+            match order.get_mut(place) {
+                Some((_, bytes)) => *bytes += part.len,
+                None => order.push((part.group, part.len)),
+            }
+        }
+    }
+    order
 }
 
 /// Moves the long payloads of the main graph's initializers into the pieces of a side file.

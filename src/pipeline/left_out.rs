@@ -42,17 +42,29 @@ pub(super) fn to_judge(samples: Samples, original: &Runner) -> Result<Useful> {
     let lost = samples.list.iter().map(is_lost).collect::<Result<Vec<bool>>>()?;
     let mut lost = lost.into_iter();
     let which = "samples of --data";
-    Ok(Useful::of(samples).without(which, "hold NaN or infinity", |_| lost.next().unwrap_or(false)).without(
-        which,
-        MASKED,
-        Sample::is_masked,
-    ))
+    let useful = Useful::of(samples)
+        .without(which, "hold NaN or infinity", |_| lost.next().unwrap_or(false))
+        .without(which, MASKED, Sample::is_masked);
+    Ok(useful.telling_copies(which))
 }
 
 impl Useful {
     fn of(samples: Samples) -> Self {
         let numbers = (0..samples.list.len()).collect();
         Self { samples, numbers, told: Vec::new() }
+    }
+
+    /// Tells of copies, and leaves them in: how often an input comes may be meant.
+    fn telling_copies(mut self, which: &str) -> Self {
+        let mut known = HashSet::new();
+        let all = self.samples.list.len();
+        let copies = self.samples.list.iter().filter(|sample| !known.insert(sample.digest())).count();
+        if copies > 0 {
+            let what =
+                "are copies of others: intervals are narrower than so many different ones would make them";
+            self.told.push(format!("{copies} of {all} {which} {what}"));
+        }
+        self
     }
 
     /// Leaves out what `is_useless` says so of, unless nothing would be left: that is said then.
@@ -102,6 +114,21 @@ mod tests {
             "1 of 3 calibration samples are copies of others and were left out",
         ];
         assert_eq!(useful.told, told);
+    }
+
+    #[test]
+    fn copies_that_judge_are_told_and_stay() {
+        let useful = Useful::of(samples(vec![sample(1.0, 1), sample(2.0, 1), sample(1.0, 1)]));
+        let useful = useful.telling_copies("samples");
+        assert_eq!(useful.samples.list.len(), 3);
+        assert_eq!(useful.told.len(), 1);
+        assert!(useful.told[0].starts_with("1 of 3 samples are copies of others"), "{:?}", useful.told);
+        assert!(
+            Useful::of(samples(vec![sample(1.0, 1), sample(2.0, 1)]))
+                .telling_copies("samples")
+                .told
+                .is_empty()
+        );
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use crate::onnx::proto::tensor_proto::DataType;
 use crate::onnx::tensor;
+use crate::quant::{Bits, Scheme};
 
 /// Bytes of codes, about, that are produced at a time. They make work for several cores, and a few times as many are in
 /// memory.
-const BYTES: usize = 16 << 20;
+const BYTES: usize = 1 << 24;
 
 /// The rows of a weight, cut.
 pub(super) struct Bands {
@@ -24,6 +25,12 @@ impl Bands {
         let step = rows.div_ceil(bytes.div_ceil(BYTES).max(1)).next_multiple_of(unit).max(1);
         let starts = (0..rows.max(1)).step_by(step);
         Self { rows, list: starts.map(|start| start..rows.min(start + step)).collect() }
+    }
+
+    /// Rows of a matrix `[k,n]` in blocks of `scheme`: whole blocks, that end at whole bytes of codes and zero points.
+    pub fn of_blocks(k: usize, n: usize, scheme: Scheme) -> Self {
+        let blocks = if scheme.bits == Bits::Four && n % 2 == 1 { 2 } else { 1 };
+        Self::of(k, scheme.codes_len(k, n), blocks * scheme.block)
     }
 
     /// All in one.
@@ -72,7 +79,7 @@ mod tests {
         /// Bands cover all rows, begin at whole bytes, and their bytes are those of the whole.
         #[test]
         fn bands_add_up(rows in 0_usize..3000, width in 1_usize..9, block in 1_usize..200, codes in 0_usize..1 << 32) {
-            let bands = Bands::of(rows, codes, 2 * block);
+            let bands = Bands::of(rows, codes, if width % 2 == 1 { 2 * block } else { block });
             let blocks = rows.div_ceil(block);
             let parts = [
                 Part::of_row("codes", DataType::Int4, vec![rows, width]),

@@ -47,10 +47,9 @@ pub(super) fn dequantize(
     }
     let unit = (scheme.scales == ScaleStorage::Byte).then(|| edit.name(&format!("{weight}_scale_unit")));
     parts.extend(unit.iter().map(|unit| Part::of_rows(unit, DataType::Float, vec![], k.max(1))));
-    // Two blocks end at a whole byte, whatever the width.
     let bands = match wish.is_whole() {
         true => Bands::whole(k),
-        false => Bands::of(k, scheme.codes_len(k, n), 2 * block),
+        false => Bands::of_blocks(k, n, scheme),
     };
     promise(edit, site, weight, parts, wish, key, (bands, rows), |made, _| {
         let unit = made.unit.map(|unit| unit.to_le_bytes().to_vec());

@@ -49,7 +49,7 @@ pub(super) fn encode(
                 Part::of_row(&codes, DataType::Int4, vec![blocks, block, rows]),
                 Part::of_rows(&scale, scale_type, vec![blocks, 1, rows], block),
             ];
-            let bands = Bands::of(columns, scheme.codes_len(columns, rows), 2 * block);
+            let bands = Bands::of_blocks(columns, rows, scheme);
             let errors = edit.errors.clone();
             edit.promise_to(&path, parts, &bands, move |band| {
                 let own = values.matrix()?.transposed().band(band.clone());
