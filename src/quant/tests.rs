@@ -283,6 +283,39 @@ proptest! {
         let columns = read(&blocks, format.scheme(), n, k);
         prop_assert!((0..k * n).all(|at| rows[at] == columns[at % n * k + at / n]));
     }
+
+    /// What is made band by band is what is made as a whole: of rows as ONNX stores it, of columns as MatMulNBits does.
+    #[test]
+    fn bands_one_behind_the_other_are_the_whole(
+        scheme in scheme(),
+        algorithm in prop::sample::select(&ALGORITHMS[..]),
+        (k, n) in (1_usize..200, 1_usize..40),
+        cut in 0_usize..200,
+        seed in any::<u32>(),
+    ) {
+        let raw = bytes(&values(k, n, seed));
+        let matrix = Matrix::new(&raw, Element::F32, Layout::row_major(k, n)).unwrap();
+        let whole = quantize(&matrix, scheme, algorithm);
+        let row = k.min((cut % k).next_multiple_of(2 * scheme.block));
+        let rows = [0..row, row..k].map(|band| quantize(&matrix.band(band), scheme, algorithm));
+        let joined = |part: fn(&Quantized) -> &[u8]| rows.iter().flat_map(part).copied().collect::<Vec<u8>>();
+        prop_assert_eq!(joined(|made| &made.codes), &*whole.codes);
+        prop_assert_eq!(joined(|made| &made.scales), &*whole.scales);
+        let zeros = |made: &Quantized| made.zero_points.clone().unwrap_or_default();
+        prop_assert_eq!(rows.iter().flat_map(zeros).collect::<Vec<u8>>(), zeros(&whole));
+        let column = cut % (n + 1);
+        let columns = [0..column, column..n].map(|band| {
+            let width = band.len();
+            let own = matrix.transposed().band(band).transposed();
+            NBits::of(&quantize(&own, scheme, algorithm), scheme, k, width)
+        });
+        let whole = NBits::of(&whole, scheme, k, n);
+        let joined = |part: fn(&NBits) -> &[u8]| columns.iter().flat_map(part).copied().collect::<Vec<u8>>();
+        prop_assert_eq!(joined(|made| &made.codes), &*whole.codes);
+        prop_assert_eq!(joined(|made| &made.scales), &*whole.scales);
+        let zeros = |made: &NBits| made.zero_points.clone().unwrap_or_default();
+        prop_assert_eq!(columns.iter().flat_map(zeros).collect::<Vec<u8>>(), zeros(&whole));
+    }
 }
 
 #[test]

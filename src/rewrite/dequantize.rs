@@ -89,7 +89,7 @@ fn rows(matrix: Matrix<'_>, band: Range<usize>) -> Matrix<'_> {
 pub(super) type Cut = for<'a> fn(Matrix<'a>, Range<usize>) -> Matrix<'a>;
 
 /// Promises `parts`, which `payloads` takes from the codes of a band of the weight: those that are fitted (as a whole), else
-/// made when the writer asks for them, of what the second of `bands` gives of the weight.
+/// made when the writer asks for them, of what `cut` gives of the weight.
 #[expect(clippy::too_many_arguments, reason = "what is promised, of which weight, and how it is made")]
 pub(super) fn promise(
     edit: &mut Edit<'_>,
