@@ -165,6 +165,8 @@ fn half_precision_has_half_precision_scales() {
     let types: Vec<i32> = model.graph().initializer.iter().filter_map(|tensor| tensor.data_type).collect();
     let half = DataType::Float16 as i32;
     assert_eq!(types, [DataType::Uint8 as i32, half, half], "codes, scales and bias");
+    let product = model.graph().node.iter().find(|node| node.op_type() == "MatMulNBits").unwrap();
+    assert_eq!(node::int(product, "accuracy_level", 0), 1);
 }
 
 #[test]

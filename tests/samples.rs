@@ -142,7 +142,8 @@ fn copies_of_calibration_samples_are_left_out() {
     assert_eq!([&twice, &one].map(|report| &report["fitting"]["judged_by_real"]), [true, false]);
 }
 
-/// NaN in samples that judge is theirs and not the original's, but for a model that knows what to make of it.
+/// NaN in samples that judge is theirs and not the original's, but for a model that asks for it; so is an infinity that
+/// reaches the output.
 #[test]
 fn samples_without_numbers_do_not_judge() {
     let folder = Folder::new();
@@ -168,7 +169,46 @@ fn samples_without_numbers_do_not_judge() {
         .node("Clip", "", &["x", "low", "high"], &["within"], vec![])
         .with(|graph| graph.node.swap(0, 1))
         .save(&folder.join("clip.onnx"));
-    assert_eq!(judged("clip.onnx"), ("[]".to_owned(), 40.into(), 0.into()));
+    let nan = told.replace("2 of", "1 of");
+    assert_eq!(judged("clip.onnx"), (nan, 39.into(), 0.into()));
+    Net::linear(64, 96)
+        .floats("zero", &[], &[0.0])
+        .floats("low", &[], &[-1.0])
+        .floats("high", &[], &[1.0])
+        .with(|graph| graph.node.clear())
+        .node("IsNaN", "", &["x"], &["missing"], vec![])
+        .node("Where", "", &["missing", "zero", "x"], &["filled"], vec![])
+        .node("Clip", "", &["filled", "low", "high"], &["within"], vec![])
+        .node("MatMul", "product", &["within", "w"], &["logits"], vec![])
+        .save(&folder.join("filled.onnx"));
+    assert_eq!(judged("filled.onnx"), ("[]".to_owned(), 40.into(), 0.into()));
+}
+
+/// Samples without numbers show nothing, whatever a runtime makes of them: the largest of NaN and 0 may be 0.
+#[test]
+fn samples_without_numbers_judge_and_fit_nothing() {
+    let folder = Folder::new();
+    Net::linear(64, 96)
+        .node("Relu", "relu", &["logits"], &["z"], vec![])
+        .output("z", DataType::Float, &["batch", "96"])
+        .save(&folder.join("m.onnx"));
+    let mut values = noise(40 * 64, 4);
+    values.iter_mut().skip(3).step_by(64).for_each(|value| *value = f32::NAN);
+    folder.write("all.npz", npz(&[("x", npy_f32(&[40, 64], &values))]));
+    values.truncate(20 * 64);
+    values.extend(noise(20 * 64, 5));
+    folder.write("half.npz", npz(&[("x", npy_f32(&[40, 64], &values))]));
+    let base = ["rewrite", "m.onnx", "-p", "high_compression", "--output-name", "z", "--keep-output", "-o"];
+    for option in ["--data", "--calibration"] {
+        let run = folder.efq(&[&base[..], &["a.onnx", option, "all.npz"]].concat());
+        assert_eq!(run.code, Some(3), "{run:?}");
+        assert!(
+            run.err.contains("error: all.npz: all 40") && run.err.contains("hold NaN or infinity"),
+            "{run:?}"
+        );
+    }
+    let run = folder.efq(&[&base[..], &["h.onnx", "--data", "half.npz"]].concat());
+    assert!(run.out.contains("20 of 40 samples of --data hold NaN or infinity and were left out"), "{run:?}");
 }
 
 /// An original to which the labels are less likely than to who does not look was not made for them.

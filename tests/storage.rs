@@ -221,3 +221,28 @@ fn tables_of_other_types_become_rows_and_keep_their_type() {
         }
     }
 }
+
+/// As huggingface_hub keeps what it fetched: names are links to files that lie elsewhere side by side.
+#[cfg(unix)]
+#[test]
+fn a_cache_that_links_a_model_and_its_side_file_is_read() {
+    use std::os::unix::fs::symlink;
+
+    let folder = Folder::new();
+    std::fs::create_dir_all(folder.join("blobs")).unwrap();
+    std::fs::create_dir_all(folder.join("m")).unwrap();
+    Net::linear(64, 64).save_external(&folder.join("blobs/one"), "two", 1);
+    std::fs::rename(folder.join("blobs/two"), folder.join("blobs/three")).unwrap();
+    symlink("../blobs/one", folder.join("m/m.onnx")).unwrap();
+    symlink("../blobs/three", folder.join("m/two")).unwrap();
+    done(&rewrite(&folder, &["-o", "o.onnx"]));
+    // A file elsewhere is none of them.
+    std::fs::rename(folder.join("blobs/three"), folder.join("secret")).unwrap();
+    std::fs::remove_file(folder.join("m/two")).unwrap();
+    symlink("../secret", folder.join("m/two")).unwrap();
+    let said = rewrite(&folder, &["-o", "p.onnx"]).err;
+    assert!(
+        said.contains("'two': leads out of the model's folder through a link (put the file itself"),
+        "{said}"
+    );
+}

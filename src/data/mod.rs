@@ -156,6 +156,11 @@ impl Sample {
         self.holds(|value| value.is_nan() || value == f64::INFINITY)
     }
 
+    /// Whether a floating-point input holds NaN.
+    pub fn has_nan(&self) -> bool {
+        self.holds(f64::is_nan)
+    }
+
     /// Whether a floating-point input holds NaN or an infinity.
     pub fn is_not_finite(&self) -> bool {
         self.holds(|value| !value.is_finite())

@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 /// The side files of one model, each mapped once.
 pub(super) struct SideFiles {
     folder: Option<PathBuf>,
+    /// Where the model itself lies, if its path is a link: caches of downloads link a model and its side files one by one.
+    linked: Option<PathBuf>,
     /// The model itself, which is no side file.
     model: Option<PathBuf>,
     mapped: BTreeMap<PathBuf, Bytes>,
@@ -35,7 +37,8 @@ impl SideFiles {
             }
         };
         let model = model.and_then(|path| path.canonicalize().ok());
-        Ok(Self { folder, model, mapped: BTreeMap::new(), sums: BTreeMap::new() })
+        let linked = model.as_deref().and_then(Path::parent).map(Path::to_owned);
+        Ok(Self { folder, linked, model, mapped: BTreeMap::new(), sums: BTreeMap::new() })
     }
 
     /// The bytes that `tensor`'s `external_data` entries point at.
@@ -139,8 +142,9 @@ impl SideFiles {
             }
             _ => Error::io(&path, &error),
         })?;
-        if !real.starts_with(folder) {
-            return Err(named("leads out of the model's folder through a link"));
+        if !real.starts_with(folder) && !self.linked.as_ref().is_some_and(|linked| real.starts_with(linked)) {
+            return Err(named("leads out of the model's folder through a link")
+                .help("put the file itself there, for example with `cp -rL` of the folder"));
         }
         if self.model.as_ref() == Some(&real) {
             return Err(named("is the model itself"));

@@ -133,7 +133,7 @@ impl Layout {
 
 /// Writes `draft` completely, but not yet under the name `target`.
 ///
-/// Of payloads that are produced ahead at most [`AHEAD`] bytes are in memory, or one group that is larger, and of those
+/// Of payloads that are produced ahead at most 128 MiB are in memory, or one group that is larger, and of those
 /// before what the file has further on. On an error nothing is left behind.
 ///
 /// # Errors

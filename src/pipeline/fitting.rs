@@ -54,12 +54,12 @@ impl<'a> Fitting<'a> {
     /// Reads the calibration samples that `options` name.
     ///
     /// # Errors
-    /// Samples that cannot be read or do not fit the model.
+    /// Samples that cannot be read, do not fit the model or hold no numbers.
     pub fn new(options: &'a RewriteOptions, model: &Model) -> Result<Self> {
         let specs = data::inputs(model)?;
         let samples = options.calibration.as_ref().map(|source| data::load(source, model)).transpose()?;
         // What reaches a linear from padding has no part in statistics.
-        let useful = samples.map(|samples| to_fit(samples.without_padding(&specs)));
+        let useful = samples.map(|samples| to_fit(samples.without_padding(&specs))).transpose()?;
         let (samples, left_out) = useful
             .map_or_else(Default::default, |useful| (Some((useful.samples, Likeness::Close)), useful.told));
         let existing = options.statistics.as_deref().filter(|path| path.exists());

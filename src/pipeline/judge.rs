@@ -291,7 +291,7 @@ impl<'a> Judge<'a> {
         let output = output_of(self.options, self.model, self.known)?;
         let samples = samples_for(self.options, self.model, self.known, self.given.clone())?;
         let original = Runner::new(self.model, &output.name, Variant::Deployed)?;
-        let Useful { samples, numbers, told: left_out } = to_judge(samples, &original)?;
+        let Useful { samples, numbers, told: left_out } = to_judge(samples, self.model, &original)?;
         let samples = without_padding(samples, &data::inputs(self.model)?, &original)?;
         let bare = match fusion(self.model).fused.is_empty() {
             true => None,

@@ -3,9 +3,11 @@
 
 use std::collections::HashSet;
 
-use crate::data::{Sample, Samples};
+use crate::data::{Origin, Sample, Samples};
 use crate::engine::Runner;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::onnx::proto::{GraphProto, NodeProto};
+use crate::onnx::{Model, node, walk};
 
 /// What an `attention_mask` of zeros is told as.
 const MASKED: &str = "have an attention_mask of 0 throughout";
@@ -22,36 +24,69 @@ pub(super) struct Useful {
 /// The `samples` that weights can be fitted to.
 ///
 /// Copies would stand on both sides of what is held out, and judge themselves.
-pub(super) fn to_fit(samples: Samples) -> Useful {
-    let mut known = HashSet::new();
-    let which = "calibration samples";
-    Useful::of(samples)
-        .without(which, "hold NaN or infinity", Sample::has_no_number)
-        .without(which, MASKED, Sample::is_masked)
-        .without(which, "are copies of others", |sample| !known.insert(sample.digest()))
-}
-
-/// The `samples` on which models can be compared: not those that hold no numbers, where `original` makes none of them either.
 ///
 /// # Errors
-/// Whatever keeps the original from being run.
-pub(super) fn to_judge(samples: Samples, original: &Runner) -> Result<Useful> {
+/// None of them holds numbers only.
+pub(super) fn to_fit(samples: Samples) -> Result<Useful> {
+    let mut known = HashSet::new();
+    let which = "calibration samples";
+    Ok(Useful::of(samples)
+        .with_numbers(which, Sample::has_no_number)?
+        .without(which, MASKED, Sample::is_masked)
+        .without(which, "are copies of others", |sample| !known.insert(sample.digest())))
+}
+
+/// The `samples` on which models can be compared: not those that hold no numbers, unless `model`, which `original` runs, looks
+/// for such and makes numbers of them. A runtime may well make the largest of NaN and 0 a zero.
+///
+/// # Errors
+/// None of them holds numbers only; whatever keeps the original from being run.
+pub(super) fn to_judge(samples: Samples, model: &Model, original: &Runner) -> Result<Useful> {
+    let expects = looks_for_nan(model.graph());
     let is_lost = |sample: &Sample| -> Result<bool> {
-        Ok(sample.is_not_finite() && original.run(sample)?.values.iter().any(|value| !value.is_finite()))
+        let is_broken = |values: &[f32]| values.iter().any(|value| !value.is_finite());
+        Ok(sample.has_nan() && !expects || sample.is_not_finite() && is_broken(&original.run(sample)?.values))
     };
     let lost = samples.list.iter().map(is_lost).collect::<Result<Vec<bool>>>()?;
     let mut lost = lost.into_iter();
     let which = "samples of --data";
-    let useful = Useful::of(samples)
-        .without(which, "hold NaN or infinity", |_| lost.next().unwrap_or(false))
-        .without(which, MASKED, Sample::is_masked);
+    let useful = Useful::of(samples).with_numbers(which, |_| lost.next().unwrap_or(false))?.without(
+        which,
+        MASKED,
+        Sample::is_masked,
+    );
     Ok(useful.telling_copies(which))
+}
+
+/// Whether a model asks for what is no number.
+fn looks_for_nan(graph: &GraphProto) -> bool {
+    let asks = |step: &NodeProto| node::is(step, "IsNaN") || walk::graphs_of(step).any(looks_for_nan);
+    graph.node.iter().any(asks)
 }
 
 impl Useful {
     fn of(samples: Samples) -> Self {
         let numbers = (0..samples.list.len()).collect();
         Self { samples, numbers, told: Vec::new() }
+    }
+
+    /// Leaves out those that hold no numbers, as `is_lost` says.
+    ///
+    /// # Errors
+    /// Nothing would be left.
+    fn with_numbers(self, which: &str, is_lost: impl FnMut(&Sample) -> bool) -> Result<Self> {
+        const WHY: &str = "hold NaN or infinity";
+        let lost: Vec<bool> = self.samples.list.iter().map(is_lost).collect();
+        if !lost.is_empty() && lost.iter().all(|is_lost| *is_lost) {
+            let subject = match &self.samples.origin {
+                Origin::File { path, .. } => path.display().to_string(),
+                Origin::Synthetic { .. } => which.to_owned(),
+            };
+            let error = Error::format(subject, format!("all {} {which} {WHY}", lost.len()));
+            return Err(error.help("give samples as the model was made for"));
+        }
+        let mut lost = lost.into_iter();
+        Ok(self.without(which, WHY, |_| lost.next().unwrap_or(false)))
     }
 
     /// Tells of copies, and leaves them in: how often an input comes may be meant.
@@ -86,7 +121,7 @@ impl Useful {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Array, Label, Made, Origin};
+    use crate::data::{Array, Label, Made};
     use crate::onnx::proto::tensor_proto::DataType;
 
     fn sample(value: f32, mask: i64) -> Sample {
@@ -105,7 +140,7 @@ mod tests {
     fn what_is_left_keeps_its_number() {
         let (one, two) = (sample(1.0, 1), sample(2.0, 1));
         let list = vec![one.clone(), sample(f32::NAN, 1), sample(3.0, 0), one.clone(), two.clone()];
-        let useful = to_fit(samples(list));
+        let useful = to_fit(samples(list)).unwrap();
         assert_eq!(useful.samples.list, [one.clone(), two]);
         assert_eq!(useful.numbers, [0, 4]);
         let told = [
@@ -133,10 +168,18 @@ mod tests {
 
     #[test]
     fn something_is_left() {
-        let useful = to_fit(samples(vec![sample(f32::NAN, 1), sample(f32::INFINITY, 1)]));
-        assert_eq!(useful.samples.list.len(), 2);
-        assert_eq!(useful.told, ["all 2 calibration samples hold NaN or infinity"]);
-        let useful = to_fit(samples(vec![sample(1.0, 1); 3]));
+        let said =
+            to_fit(samples(vec![sample(f32::NAN, 1), sample(f32::INFINITY, 1)])).err().unwrap().to_string();
+        assert!(said.contains("all 2 calibration samples hold NaN or infinity (give samples"), "{said}");
+        let useful = to_fit(samples(vec![sample(1.0, 0); 2])).unwrap();
+        assert_eq!(
+            useful.told,
+            [
+                "all 2 calibration samples have an attention_mask of 0 throughout",
+                "1 of 2 calibration samples are copies of others and were left out"
+            ]
+        );
+        let useful = to_fit(samples(vec![sample(1.0, 1); 3])).unwrap();
         assert_eq!((useful.samples.list.len(), useful.numbers), (1, vec![0]));
     }
 }

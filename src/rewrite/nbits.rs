@@ -22,7 +22,10 @@ use crate::quant::{Matrix, NBits, ScaleStorage};
 const DOMAIN: &str = "com.microsoft";
 
 /// Activations are rounded to int8, as a default session does it in the nodes that it fuses itself.
-const ACCURACY_LEVEL: i64 = 4;
+const INT8_LEVEL: i64 = 4;
+/// They are not. For float16, because ONNX Runtime widens the scales on every run unless all its optimizations are on, and
+/// computes nonsense with such scales at the other level (measured on 1.32).
+const FLOAT_LEVEL: i64 = 1;
 
 pub(super) fn encode(
     edit: &mut Edit<'_>,
@@ -108,6 +111,7 @@ fn product(
         let made = NBits::of(&made, scheme, k, band.len());
         [Some(made.codes), Some(made.scales), made.zero_points].into_iter().flatten().collect()
     })?;
+    let level = if scheme.scales == ScaleStorage::F16 { FLOAT_LEVEL } else { INT8_LEVEL };
     let number =
         |name: &str, value: usize| node::int_attribute(name, i64::try_from(value).unwrap_or(i64::MAX));
     let attributes = vec![
@@ -115,7 +119,7 @@ fn product(
         number("N", n),
         number("bits", usize::from(u8::from(scheme.bits))),
         number("block_size", scheme.block),
-        node::int_attribute("accuracy_level", ACCURACY_LEVEL),
+        node::int_attribute("accuracy_level", level),
     ];
     Ok(NodeProto {
         op_type: Some("MatMulNBits".to_owned()),

@@ -18,7 +18,7 @@ pub enum Reach {
     NotFinite(usize, usize),
     /// The model computes in float16, and its scales do not fit that type.
     ScalesTooFine,
-    /// Sums of products with its values leave float32 in a fused kernel: see [`LARGEST`].
+    /// Sums of products with its values leave float32 in a fused kernel.
     TooLarge,
 }
 

@@ -43,11 +43,12 @@ impl Evidence {
                 Self::Shares { sum: used.iter().map(share).sum(), n }
             }
             Measure::Perplexity => Self::LogRatio(Moments::of(&linearized(&used))),
-            Measure::Likeness => {
+            // One number has no spread that an error could be held against.
+            Measure::Concordance if used.len() > 1 => Self::Distance(Moments::of(&discordance(&used))),
+            Measure::Likeness | Measure::Concordance => {
                 let distances: Vec<f64> = used.iter().map(|score| 1.0 - score.likeness).collect();
                 Self::Distance(Moments::of(&distances))
             }
-            Measure::Concordance => Self::Distance(Moments::of(&discordance(&used))),
         })
     }
 

@@ -247,11 +247,13 @@ impl Panel {
         Sums { rr, rd, dd }
     }
 
-    /// The choice in the unit of the matrix. A column of zeros gets scale 1 and zero point 0, or the least scale where
-    /// the largest one counts for all.
+    /// The choice in the unit of the matrix. A column of zeros gets zero point 0 and a scale so small that what kernels
+    /// which shift codes round away is small too, or the least scale where the largest one counts for all.
     #[inline(always)]
     pub fn finish(&self, mut choice: Choice, levels: &Levels) -> Choice {
-        let any = if levels.scales == ScaleStorage::Byte { f32::MIN_POSITIVE } else { 1.0 };
+        // The least normal number of fp16.
+        const SMALL: f32 = 1.0 / 16_384.0;
+        let any = if levels.scales == ScaleStorage::Byte { f32::MIN_POSITIVE } else { SMALL };
         for l in 0..LANES {
             let zero_column = self.max_abs(l) == 0.0;
             choice.scale[l] = if zero_column { any } else { choice.scale[l] * self.unit[l] };
