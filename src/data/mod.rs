@@ -296,14 +296,8 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
         }
         _ => {
             let bytes = crate::onnx::map_file(path)?;
-            let list = parse(form, &bytes, source, model).map_err(within)?;
-            if form == Form::Objects && list.iter().all(|sample| !matches!(sample.label, Label::Class(_))) {
-                let texts = text::objects(&bytes, source.field.as_deref()).map_err(within)?;
-                let labels = texts.iter().filter(|text| text.class.is_some()).count();
-                let unused =
-                    || format!("{labels} labels are not used: the model gives no classes of a whole text");
-                remarks.extend((labels > 0).then(unused));
-            }
+            let (list, remark) = parse(form, &bytes, source, model).map_err(within)?;
+            remarks.extend(remark);
             (list, blake3::hash(&bytes).to_hex().to_string())
         }
     };
@@ -322,17 +316,26 @@ pub fn load(source: &Source, model: &Model) -> Result<Samples> {
 /// As [`load`].
 #[doc(hidden)]
 pub fn load_bytes(bytes: &Bytes, source: &Source, model: &Model) -> Result<Vec<Sample>> {
-    parse(Form::of(&source.path, false)?, bytes, source, model)
+    Ok(parse(Form::of(&source.path, false)?, bytes, source, model)?.0)
 }
 
-/// The samples in the bytes of a file.
-fn parse(form: Form, bytes: &Bytes, source: &Source, model: &Model) -> Result<Vec<Sample>> {
-    match form {
-        Form::Safetensors => arrays::samples(safetensors::read(bytes)?, model),
-        Form::Lines => sequences::samples(&text::lines(bytes)?, source, model),
-        Form::Objects => sequences::samples(&text::objects(bytes, source.field.as_deref())?, source, model),
-        _ => arrays::samples(npz::read(bytes)?, model),
-    }
+/// The samples in the bytes of a file, and what of it is not in them.
+fn parse(form: Form, bytes: &Bytes, source: &Source, model: &Model) -> Result<(Vec<Sample>, Option<String>)> {
+    let list = match form {
+        Form::Safetensors => arrays::samples(safetensors::read(bytes)?, model)?,
+        Form::Lines => sequences::samples(&text::lines(bytes)?, source, model)?,
+        Form::Objects => {
+            let texts = text::objects(bytes, source.field.as_deref())?;
+            let list = sequences::samples(&texts, source, model)?;
+            let labels = texts.iter().filter(|text| text.class.is_some()).count();
+            let are_used = list.iter().any(|sample| matches!(sample.label, Label::Class(_)));
+            let unused =
+                || format!("{labels} labels are not used: the model gives no classes of a whole text");
+            return Ok((list, (labels > 0 && !are_used).then(unused)));
+        }
+        _ => arrays::samples(npz::read(bytes)?, model)?,
+    };
+    Ok((list, None))
 }
 
 /// How many samples of `b` have the same inputs as one of `a`, byte for byte where they are no padding.
